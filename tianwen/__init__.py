@@ -1,0 +1,40 @@
+"""Tianwen 天问: ask your own knowledge; every answer exists.
+
+The public names below are imported on first use, so that `import tianwen` costs nothing and needs neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tianwen.ask.asker import Answer as Answer
+    from tianwen.ask.asker import Asker as Asker
+    from tianwen.ask.facts import Fact as Fact
+    from tianwen.ask.knowledge_base import KnowledgeBase as KnowledgeBase
+    from tianwen.text import Tokenizer as Tokenizer
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Answer": "tianwen.ask.asker",
+    "Asker": "tianwen.ask.asker",
+    "Fact": "tianwen.ask.facts",
+    "KnowledgeBase": "tianwen.ask.knowledge_base",
+    "Tokenizer": "tianwen.text",
+}
+
+__all__ = ["Answer", "Asker", "Fact", "KnowledgeBase", "Tokenizer", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"tianwen has no {name!r}; its public names are {', '.join(__all__)}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # found once; the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,38 @@
+# Every target sets up what it needs in .venv and does nothing twice: a stamp remembers which pyproject.toml and
+# constraints.txt were installed. After the first run nothing here needs the network.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --prefer-binary --no-compile -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check docs clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/.user ## build the demonstration knowledge base and ask it
+	@$(BIN)/tianwen demo
+
+test: $(VENV)/.dev ## run every test (no network, no GPU)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## lint, format and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright
+
+docs: $(VENV)/.dev ## write docs/commands.md from the commands themselves
+	@$(BIN)/python tests/docs/write_commands.py
+
+clean: ## remove the environment and everything that was built
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@./.ci/python -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.user: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing Tianwen into $(VENV) (once; PyTorch is the large part) ..."
+	@$(PIP) -e . && touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing Tianwen with its development tools into $(VENV) (once) ..."
+	@$(PIP) -e '.[dev]' && touch $@ $(VENV)/.user
