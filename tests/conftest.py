@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -19,9 +18,9 @@ torch.set_num_threads(2)
 
 
 @pytest.fixture(autouse=True)
-def fixed_seeds() -> Iterator[None]:
+def fixed_seeds() -> None:
     """Every test starts from the same random state, whatever ran before it."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-    yield
+    return

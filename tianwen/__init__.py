@@ -1,6 +1,6 @@
 """Tianwen 天问: ask your own knowledge; every answer exists.
 
-The public names below are imported on first use, so that `import tianwen` costs nothing and needs neither torch nor numpy.
+The public names below are imported on first use: `import tianwen` costs nothing and needs neither torch nor numpy.
 """
 
 from __future__ import annotations
