@@ -3,8 +3,8 @@
 Post: 8998 (architecture and initialisation), 8265 (RoPE), 8747 (scale of the initialisation).
 
 Notation
-    B  batch           T  new tokens       P  tokens in the cache
-    L  layers          d  width            h  heads, each of size d / h
+    B  batch           T  new tokens       P  tokens in the cache      n  tokens of a pack (padding-free batch)
+    L  layers          d  width            h  heads, each of size s = d / h
     x  <- norm(x + a * attention(x));  x <- norm(x + a * feed_forward(x));  a = 1, or a schedule 0 -> 1 from scratch
 """
 
@@ -16,13 +16,18 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from tianwen.backbone.rope import gather_tables, rope_tables, rotate
+from tianwen.backbone.masks import Rule
+from tianwen.backbone.packing import Pack, Runs, pack
+from tianwen.backbone.rope import RopeTable, rotate
+from tianwen.errors import InputError
 
 KeyValue = tuple[Tensor, Tensor]
-"""Keys and values of one layer, each [B, h, P, d / h], keys already rotated."""
+"""Keys and values of one layer, each [B, h, P, s], keys already rotated."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,35 @@ class RoFormerV2Config:
     heads: int = 6
     feed_forward: int | None = None  # 4 * width
     segments: int = 2
-    max_length: int = 512
-    eps: float = 1e-7
+    max_length: int = 512  # length it was trained for; RoPE itself has no limit and longer inputs are computed
+    eps: float = 1e-7  # the original's; converted checkpoints say 1e-12
     dropout: float = 0.1
     attention_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if min(self.vocabulary, self.layers, self.width, self.heads, self.segments, self.max_length) < 1:
+            raise InputError(f"Every size of a RoFormerV2 must be at least 1; given was {self}.")
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise InputError(
+                f"Width {self.width} and {self.heads} heads give heads of size {self.width / self.heads:g}; the size must "
+                "be a whole, even number, for RoPE turns pairs. Choose a width that is a multiple of 2 * heads."
+            )
+
+
+SMALL = RoFormerV2Config()
+BASE = RoFormerV2Config(layers=12, width=768, heads=12)
+LARGE = RoFormerV2Config(layers=24, width=1024, heads=16)
+"""The three published sizes: 15.2, 94.2 and 314.3 million parameters."""
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean x^2 + eps) over the last axis, without gain."""
     return F.rms_norm(x, x.shape[-1:], eps=eps)
+
+
+def residual_weight(step: int, *, steps: int) -> float:
+    """The post's `a` at `step`: 0 at the start, 1 from `steps` on, a straight line between. Not trainable."""
+    return min(1.0, max(0.0, step / steps)) if steps > 0 else 1.0
 
 
 class Attention(nn.Module):
@@ -59,20 +84,21 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, " batch new width"],
-        rope: tuple[Tensor, Tensor],
-        mask: Bool[Tensor, " batch 1 new total"] | None,
+        turns: Float[Tensor, " #batch new half 2"],
+        mask: Bool[Tensor, " #batch 1 #new total"] | Runs | None,
         past: KeyValue | None = None,
     ) -> tuple[Float[Tensor, " batch new width"], KeyValue]:
-        batch, new, width = x.shape
-        qkv = self.qkv(x).view(batch, new, 3, self.heads, width // self.heads)  # [B, T, 3, h, d/h]
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, h, T, d/h]
-        q, k = rotate(q, *rope), rotate(k, *rope)
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [B, T, 3, h, s]
+        q, k = rotate(qkv[:, :, :2], turns).permute(2, 0, 3, 1, 4)  # queries and keys in one pass; each [B, h, T, s]
+        v = qkv[:, :, 2].transpose(1, 2)  # [B, h, T, s]
         if past is not None:
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)  # [B, h, P + T, d/h]
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)  # [B, h, P + T, s]
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        mixed = mixed.transpose(1, 2).reshape(batch, new, width)  # [B, T, d]
-        return self.output(mixed), (k, v)
+        if isinstance(mask, Runs):
+            mixed = mask.attend(q, k, v, dropout=dropout)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.output(mixed.transpose(1, 2).flatten(2)), (k, v)  # [B, T, d]
 
 
 class Layer(nn.Module):
@@ -89,22 +115,20 @@ class Layer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, " batch new width"],
-        rope: tuple[Tensor, Tensor],
-        mask: Tensor | None,
+        turns: Float[Tensor, " #batch new half 2"],
+        mask: Bool[Tensor, " #batch 1 #new total"] | Runs | None,
         past: KeyValue | None,
         residual_weight: float,
     ) -> tuple[Float[Tensor, " batch new width"], KeyValue]:
-        mixed, present = self.attention(x, rope, mask, past)
-        x = rms_norm(x + residual_weight * self.dropout(mixed), self.eps)
-        inner = self.outer(F.relu(self.inner(x)))
-        return rms_norm(x + residual_weight * self.dropout(inner), self.eps), present
+        mixed, present = self.attention(x, turns, mask, past)
+        x = rms_norm(torch.add(x, self.dropout(mixed), alpha=residual_weight), self.eps)
+        # In place: the linear layer below does not need its output again, and the memory is the layer's largest.
+        inner = self.outer(F.relu(self.inner(x), inplace=True))
+        return rms_norm(torch.add(x, self.dropout(inner), alpha=residual_weight), self.eps), present
 
 
 class RoFormerV2(nn.Module):
     """The backbone: token ids to hidden states, with any attention mask and an optional key-value cache."""
-
-    rope_cos: Tensor
-    rope_sin: Tensor
 
     def __init__(self, config: RoFormerV2Config) -> None:
         super().__init__()
@@ -114,14 +138,16 @@ class RoFormerV2(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.dropout = nn.Dropout(config.dropout)
         self.residual_weight = 1.0  # `a` of the post; a schedule may raise it from 0 when training from scratch
-        cos, sin = rope_tables(config.max_length, config.width // config.heads)
-        self.register_buffer("rope_cos", cos, persistent=False)
-        self.register_buffer("rope_sin", sin, persistent=False)
+        self.checkpoint_gradients = False  # recompute layers in the backward pass: less memory, a third more time
+        self.rope = RopeTable(config.max_length, config.width // config.heads)
         self.initialise()
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Normal truncated at two standard deviations, std 1.13684723 / sqrt(fan_in) / sqrt(L); width for embeddings."""
+        """Normal truncated at two standard deviations, std 1.13684723 / sqrt(fan_in) / sqrt(L); width for embeddings.
+
+        Cutting the tails shrinks the deviation by 1 / 1.13684723, so that it becomes (fan_in L)^(-1/2) exactly.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 fan_in = module.in_features if isinstance(module, nn.Linear) else module.embedding_dim
@@ -146,27 +172,86 @@ class RoFormerV2(nn.Module):
         *,
         segments: Int[Tensor, " batch new"] | None = None,
         positions: Int[Tensor, " batch new"] | None = None,
-        mask: Bool[Tensor, " batch 1 new total"] | None = None,
+        mask: Bool[Tensor, " #batch 1 #new total"] | None = None,
         past: Sequence[KeyValue] | None = None,
         extra: Float[Tensor, " batch new width"] | None = None,
     ) -> tuple[Float[Tensor, " batch new width"], list[KeyValue]]:
         """Hidden states of the new tokens and the cache of all tokens so far.
 
-        `mask` is true where a new token (row) may look at a cached or new token (column).
-        `positions` default to 0..T-1, after the cache if there is one. `extra` is added to the embeddings.
+        `mask` is true where a new token (row) may look at a cached or new token (column); `masks.py` builds them.
+        `positions` default to 0..T-1, after the cache if there is one, and may exceed `max_length`: the rotation is
+        computed for them, but how well a model reads beyond its training length is for you to measure.
+        `extra` is added to the embeddings. With `checkpoint_gradients` (training only) the cache comes back empty.
         """
         cached = 0 if past is None else past[0][0].shape[2]
+        bound = None
         if positions is None:
-            positions = torch.arange(cached, cached + ids.shape[1], device=ids.device).expand_as(ids)
+            bound = cached + ids.shape[1]
+            positions = torch.arange(cached, bound, device=ids.device)[None]  # [1, T]
         x = self.embed(ids, torch.zeros_like(ids) if segments is None else segments, extra)
-        rope = gather_tables((self.rope_cos, self.rope_sin), positions)
-        rope = (rope[0].to(x.dtype), rope[1].to(x.dtype))
+        return self._run_layers(x, self.rope.rows(positions, bound=bound), mask, past)
+
+    def forward_packed(
+        self, batch: Pack, *, extra: Float[Tensor, " tokens width"] | None = None
+    ) -> Float[Tensor, " tokens width"]:
+        """Hidden states of a padding-free batch; equal to `forward` on each sequence alone."""
+        x = self.embed(batch.ids[None], batch.segments[None], None if extra is None else extra[None])  # [1, n, d]
+        turns = self.rope.rows(batch.positions[None], bound=max(batch.lengths))
+        return self._run_layers(x, turns, batch.runs, None)[0][0]
+
+    @torch.no_grad()
+    def encode(
+        self,
+        sequences: Sequence[ArrayLike],
+        *,
+        segments: Sequence[ArrayLike] | None = None,
+        rule: Rule = "encoder",
+        budget: int = 1024,
+    ) -> list[Float[Tensor, " length width"]]:
+        """Hidden states of each sequence, in input order, computed in padding-free batches of about `budget` tokens.
+
+        Dropout is on if the model is in training mode: call `model.eval()` first. Empty sequences give [0, width].
+        Raises InputError for ids that the vocabulary does not have.
+        """
+        device = self.tokens.weight.device
+        results = [self.tokens.weight.new_empty(0, self.config.width) for _ in sequences]
+        for batch in pack(sequences, segments=segments, rule=rule, budget=budget):
+            self._check_ids(batch)
+            for index, hidden in batch.split(self.forward_packed(batch.to(device))):
+                results[index] = hidden
+        return results
+
+    def _check_ids(self, batch: Pack) -> None:
+        for values, size, what in (
+            (batch.ids, self.config.vocabulary, "token"),
+            (batch.segments, self.config.segments, "segment"),
+        ):
+            low, high = (int(value) for value in values.aminmax())
+            if low < 0 or high >= size:
+                worst = low if low < 0 else high
+                culprit = next(index for index, row in batch.split(values) if bool((row == worst).any()))
+                raise InputError(
+                    f"Sequence {culprit} has the {what} id {worst}; this model knows 0 to {size - 1}. "
+                    "Encode the text with the tokenizer that belongs to the model."
+                )
+
+    def _run_layers(
+        self, x: Tensor, turns: Tensor, mask: Tensor | Runs | None, past: Sequence[KeyValue] | None
+    ) -> tuple[Tensor, list[KeyValue]]:
         present: list[KeyValue] = []
         for index, layer in enumerate(self.layers):
-            x, key_value = layer(x, rope, mask, None if past is None else past[index], self.residual_weight)
+            if self.checkpoint_gradients and self.training and torch.is_grad_enabled() and past is None:
+                # Only x comes out: a kept cache would hold the very memory that recomputing saves.
+                x = checkpoint(_without_cache, layer, x, turns, mask, self.residual_weight, use_reentrant=False)
+                continue
+            x, key_value = layer(x, turns, mask, None if past is None else past[index], self.residual_weight)
             present.append(key_value)
         return x, present
 
     def parameter_count(self) -> int:
         """Number of parameters, the tied head counted once."""
         return sum(math.prod(p.shape) for p in self.parameters())
+
+
+def _without_cache(layer: Layer, x: Tensor, turns: Tensor, mask: Tensor | Runs | None, weight: float) -> Tensor:
+    return layer(x, turns, mask, None, weight)[0]
