@@ -1,0 +1,148 @@
+"""One update's gradients: the batches of all processes and micro-steps as if they were one batch.
+
+Notation
+    j  batch of this update: R processes times A micro-steps (`accumulate`)
+    l_j  its loss, a mean over w_j things (tokens, examples); w_j = 1 where the loss gives no weight
+    L  = sum_j w_j l_j / sum_j w_j,   the mean over all things, so parts of different size count rightly
+    g  = gradient of L,   g <- g min(1, clip / |g|)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tianwen.errors import TrainingError
+from tianwen.training.distributed import World
+
+Loss = Tensor | tuple[Tensor, Mapping[str, Any]]
+LossFunction = Callable[[Any, Any], Any]
+"""loss_fn(model, batch) -> Loss: a mean, or (mean, values). The value "weight" is the number of things in the mean,
+"tokens" is for the speed in the log; all others are averaged over the batches and logged. Give the same names in every
+step, and numbers rather than GPU tensors where you can: each tensor costs a wait for the GPU."""
+
+
+@dataclass
+class Sums:
+    """What one update's batches add up to, over micro-steps and processes."""
+
+    loss: float = 0.0  # sum of w l
+    weight: float = 0.0  # sum of w
+    tokens: float = 0.0
+    stop: float = 0.0  # number of processes that were asked to stop
+    parts: dict[str, float] = field(default_factory=dict)  # sums of w times the value
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / self.weight if self.weight else float("nan")
+
+    def means(self) -> dict[str, float]:
+        """Weighted means of the logged values."""
+        return {name: value / self.weight for name, value in self.parts.items()} if self.weight else {}
+
+
+def accumulate(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batches: Iterable[Any],
+    *,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    alone: bool,
+) -> Sums:
+    """Run forward and backward on each batch, adding the gradients of w_j l_j (of l_j itself if `alone`)."""
+    sums = Sums()
+    for batch in batches:
+        if batch is None:  # a short global batch leaves nothing for this process
+            continue
+        with autocast():
+            out = loss_fn(model, batch)
+        loss, values = out if isinstance(out, tuple) else (out, {})
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise TrainingError(
+                f"The loss function gave {_kind(loss)}; it must give one number, a tensor of one element."
+            )
+        weight = float(values.get("weight", 1.0))
+        if weight == 0:
+            continue  # the mean over nothing is no number; it has no part in the whole
+        (loss if alone else loss * weight).backward()
+        sums.loss += weight * float(loss.detach())
+        sums.weight += weight
+        sums.tokens += float(values.get("tokens", 0))
+        for name in values.keys() - {"weight", "tokens"}:
+            sums.parts[name] = sums.parts.get(name, 0.0) + weight * float(values[name])
+    return sums
+
+
+def combine(sums: Sums, parameters: list[Tensor], world: World) -> None:
+    """Add up the sums and the gradients of all processes, in place; all then hold the same."""
+    if world.size == 1:
+        return
+    device = parameters[0].device
+    names = sorted(sums.parts)
+    numbers = [sums.loss, sums.weight, sums.tokens, sums.stop, *(sums.parts[name] for name in names)]
+    present = [0.0 if p.grad is None else 1.0 for p in parameters]
+    table = torch.tensor([*numbers, *present], dtype=torch.float64, device=device)  # [4 + names + parameters]
+    world.sum([table])
+    total = table.tolist()
+    sums.loss, sums.weight, sums.tokens, sums.stop = total[:4]
+    sums.parts = dict(zip(names, total[4 : 4 + len(names)], strict=True))
+    somewhere = [p for p, count in zip(parameters, total[4 + len(names) :], strict=True) if count]
+    for parameter in somewhere:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        elif parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.to_dense()
+    world.sum([p.grad for p in somewhere if p.grad is not None])
+
+
+@torch.no_grad()
+def scale_and_clip(parameters: list[Tensor], *, divisor: float, clip_norm: float | None) -> float:
+    """Divide the gradients by `divisor` and shorten them to `clip_norm`; gives their length before the shortening."""
+    gradients = [_values(p.grad) for p in parameters if p.grad is not None]
+    if not gradients:
+        return 0.0
+    norms = torch.stack([torch.linalg.vector_norm(g, dtype=_wide(g)).to(gradients[0].device) for g in gradients])
+    norm = float(torch.linalg.vector_norm(norms)) / divisor
+    factor = 1 / divisor
+    if clip_norm is not None and norm > clip_norm:
+        factor *= clip_norm / norm
+    if factor != 1:
+        for gradient in gradients:
+            gradient.mul_(factor)
+    return norm
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The batch with its tensors on `device`: tensors, dicts, lists, tuples, dataclasses, objects with `.to`."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(value, device) for value in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(value, device) for value in batch)
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        moved = {f.name: to_device(getattr(batch, f.name), device) for f in dataclasses.fields(batch) if f.init}
+        return dataclasses.replace(batch, **moved)
+    move = getattr(batch, "to", None)
+    return move(device) if callable(move) else batch
+
+
+def _values(gradient: Tensor) -> Tensor:
+    """The numbers of a gradient that are stored: for a sparse one its rows, each once."""
+    return gradient if not gradient.is_sparse else gradient.coalesce()._values()
+
+
+def _wide(gradient: Tensor) -> torch.dtype | None:
+    return torch.float32 if gradient.dtype in (torch.bfloat16, torch.float16) else None
+
+
+def _kind(loss: object) -> str:
+    return f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss).__name__}"
