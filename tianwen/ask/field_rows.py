@@ -1,24 +1,41 @@
-"""The kernels of the fact tree: a subject tree whose leaves open ranges of sorted (predicate, sense) rows.
+"""The fact tree and its kernels: a subject tree whose leaves open ranges of sorted (predicate, sense) rows.
 
 Post: 8802.
 
-Notation (`fielded.py` has the layout)
-    state[i] = (where, what): inside the subject where = node, what = 0; later where = first row,
-    what = phase << PHASE | depth << COUNT_BITS | count: rows where .. where + count - 1 share everything read so far
-    phase  1 predicate, 2 sense, 3 complete       depth  tokens of this field already read
-    layout = (end_id, bytes of a pair, sense_bits, number of predicates)
+Notation
+    s subjects, v names (distinct predicates, then distinct senses), u distinct keys (rows), w bytes a pair
+    state[i] = (where, what)   inside the subject: where = node, what = 0; behind it: where = first row,
+                               what = phase << PHASE | depth << COUNT_BITS | count
+    phase  1 predicate, 2 sense, 3 complete        depth  tokens of this field already read
+    count  rows where .. where + count - 1 share everything that has been read
 """
 
 from __future__ import annotations
 
-import numpy as np
+from typing import NamedTuple
 
-from tianwen.ask.level_order import child, row_of_leaf, row_range
+import numpy as np
+from jaxtyping import UInt, UInt8, UInt32
+
+from tianwen.ask.level_order import LevelOrderTree, child, row_of_leaf, row_range
 from tianwen.ask.ragged import kernel
 
 PHASE = 60
 COUNT_BITS = 36
 DEPTH_BITS = PHASE - COUNT_BITS
+
+
+class FactTree(NamedTuple):
+    """Facts as flat arrays: the subjects' tree, rows of w bytes, and each predicate's and sense's tokens once."""
+
+    subjects: LevelOrderTree
+    subject_ptr: UInt32[np.ndarray, " s+1"]  # rows of subject i are subject_ptr[i] .. subject_ptr[i + 1] - 1
+    pair: UInt8[np.ndarray, " u*w"]  # little-endian: predicate << sense_bits | sense, ascending within a subject
+    name_ptr: UInt32[np.ndarray, " v+1"]
+    name_token: UInt[np.ndarray, " t"]  # each name closed by END; predicates in token order, then senses likewise
+    pair_bytes: int  # w
+    sense_bits: int
+    predicates: int  # how many of the names are predicates
 
 
 @kernel
@@ -32,31 +49,31 @@ def unpack(what):
 
 
 @kernel
-def name_of(pair, layout, row, phase):
+def name_of(tree, row, phase):
     """The predicate (phase 1) or sense (phase 2) of a row, as its number in the table of names."""
     value = np.int64(0)
-    for k in range(layout[1]):
-        value |= np.int64(pair[row * layout[1] + k]) << (8 * k)
-    return value >> layout[2] if phase == 1 else (value & ((1 << layout[2]) - 1)) + layout[3]
+    for k in range(tree.pair_bytes):
+        value |= np.int64(tree.pair[row * tree.pair_bytes + k]) << (8 * k)
+    return value >> tree.sense_bits if phase == 1 else (value & ((1 << tree.sense_bits) - 1)) + tree.predicates
 
 
 @kernel
-def symbol(pair, name_ptr, name_token, layout, row, phase, depth):
+def symbol(tree, row, phase, depth):
     """The token of a row's predicate or sense at position `depth`."""
-    return np.int64(name_token[np.int64(name_ptr[name_of(pair, layout, row, phase)]) + depth])
+    return np.int64(tree.name_token[np.int64(tree.name_ptr[name_of(tree, row, phase)]) + depth])
 
 
 @kernel
-def first_above(pair, name_ptr, name_token, layout, phase, depth, low, high, wanted):
-    """The first row of low .. high - 1 whose token at `depth` is above `wanted`, or high: steps that double, then halving."""
+def first_above(tree, phase, depth, low, high, wanted):
+    """The first row of low .. high - 1 whose token at `depth` is above `wanted`, or high: doubling, then halving."""
     step = np.int64(1)
-    while low + step <= high and symbol(pair, name_ptr, name_token, layout, low + step - 1, phase, depth) <= wanted:
+    while low + step <= high and symbol(tree, low + step - 1, phase, depth) <= wanted:
         low += step
         step *= 2
     high = min(high, low + step)
     while low < high:
         middle = (low + high) >> 1
-        if symbol(pair, name_ptr, name_token, layout, middle, phase, depth) <= wanted:
+        if symbol(tree, middle, phase, depth) <= wanted:
             low = middle + 1
         else:
             high = middle
@@ -64,143 +81,135 @@ def first_above(pair, name_ptr, name_token, layout, phase, depth, low, high, wan
 
 
 @kernel
-def next_what(layout, phase, depth, count, read):
-    """`what` of the state that has read the token `read`: END closes the field."""
-    return pack(phase + 1, np.int64(0), count) if read == layout[0] else pack(phase, depth + 1, count)
+def behind_name(tree, phase, depth, count, token):
+    """`what` of the state that has read `token` of a predicate or sense: END closes the field."""
+    return pack(phase + 1, np.int64(0), count) if token == tree.subjects.end_id else pack(phase, depth + 1, count)
 
 
 @kernel
-def after_subject(token, leaf_rank, leaf_row, subject_ptr, layout, node):
-    """(where, what) behind a node of the subject tree: behind a leaf the rows of its subject open."""
-    if np.int64(token[node]) != layout[0]:
+def behind_node(tree, node):
+    """(where, what) at a node of the subject tree: a leaf opens the rows of its subject."""
+    if np.int64(tree.subjects.token[node]) != tree.subjects.end_id:
         return node, np.int64(0)
-    subject = row_of_leaf(token, leaf_rank, leaf_row, layout[0], node)
-    low = np.int64(subject_ptr[subject])
-    return low, pack(np.int64(1), np.int64(0), np.int64(subject_ptr[subject + 1]) - low)
+    subject = row_of_leaf(tree.subjects, node)
+    low = np.int64(tree.subject_ptr[subject])
+    return low, pack(np.int64(1), np.int64(0), np.int64(tree.subject_ptr[subject + 1]) - low)
 
 
 @kernel
-def allowed(
-    token, first_child, leaf_rank, leaf_row, subject_ptr, pair, name_ptr, name_token, layout,
-    state, row_ptr, out_token, out_state, fill,
-):  # fmt: skip
-    """Children of every state; called first with `fill` False to write `row_ptr`, then to write the children."""
+def children(tree, state, row_ptr, out_token, out_state):
+    """Children of every state; with empty `out_token` only `row_ptr` is written, to size a second call's outputs."""
+    fill = len(out_token) > 0
+    first_child = tree.subjects.first_child
     at = np.int64(0)
     row_ptr[0] = 0
     for i in range(len(state)):
-        where, what = state[i, 0], state[i, 1]
-        phase, depth, count = unpack(what)
+        where = state[i, 0]
+        phase, depth, count = unpack(state[i, 1])
         if phase == 0 and not fill:
             at += np.int64(first_child[where + 1]) - np.int64(first_child[where])
         elif phase == 0:
             for node in range(np.int64(first_child[where]), np.int64(first_child[where + 1])):
-                out_token[at] = token[node]
-                out_state[at, 0], out_state[at, 1] = after_subject(
-                    token, leaf_rank, leaf_row, subject_ptr, layout, node
-                )
+                out_token[at] = tree.subjects.token[node]
+                out_state[at, 0], out_state[at, 1] = behind_node(tree, node)
                 at += 1
         elif phase == 1 or phase == 2:
             row, stop = where, where + count
             while row < stop:
-                read = symbol(pair, name_ptr, name_token, layout, row, phase, depth)
-                following = first_above(pair, name_ptr, name_token, layout, phase, depth, row, stop, read)
+                token = symbol(tree, row, phase, depth)
+                following = first_above(tree, phase, depth, row, stop, token)
                 if fill:
-                    out_token[at] = read
+                    out_token[at] = token
                     out_state[at, 0] = row
-                    out_state[at, 1] = next_what(layout, phase, depth, following - row, read)
+                    out_state[at, 1] = behind_name(tree, phase, depth, following - row, token)
                 at += 1
                 row = following
         row_ptr[i + 1] = at
 
 
 @kernel
-def read(
-    token, first_child, leaf_rank, leaf_row, subject_ptr, pair, name_ptr, name_token, layout,
-    state, ids, lengths,
-):  # fmt: skip
-    """Read ids[i, :lengths[i]] into state[i], in place; a row that meets a token that is not there dies."""
-    for i in range(len(state)):
-        where, what = state[i, 0], state[i, 1]
-        for k in range(lengths[i]):
-            wanted = np.int64(ids[i, k])
-            phase, depth, count = unpack(what)
-            if phase == 0:
-                where = child(token, first_child, where, wanted)
-                if where >= 0:
-                    where, what = after_subject(token, leaf_rank, leaf_row, subject_ptr, layout, where)
-            elif phase == 1 or phase == 2:
-                stop = where + count
-                low = first_above(pair, name_ptr, name_token, layout, phase, depth, where, stop, wanted - 1)
-                high = first_above(pair, name_ptr, name_token, layout, phase, depth, low, stop, wanted)
-                where = low if low < high else np.int64(-1)
-                what = next_what(layout, phase, depth, high - low, wanted)
-            else:
-                where = np.int64(-1)
-            if where < 0:
-                what = np.int64(-1)
-                break
-        state[i, 0], state[i, 1] = where, what
+def step(tree, where, what, token):
+    """Read one token; (-1, -1) if it is not there."""
+    phase, depth, count = unpack(what)
+    if phase == 0:
+        node = child(tree.subjects, where, token)
+        if node >= 0:
+            return behind_node(tree, node)
+    elif phase == 1 or phase == 2:
+        low = first_above(tree, phase, depth, where, where + count, token - 1)
+        high = first_above(tree, phase, depth, low, where + count, token)
+        if low < high:
+            return low, behind_name(tree, phase, depth, high - low, token)
+    return np.int64(-1), np.int64(-1)
 
 
 @kernel
-def rows_below(
-    token, first_child, leaf_rank, leaf_row, subject_ptr, pair, name_ptr, name_token, layout, state
-):  # fmt: skip
+def read(tree, state, ids, lengths):
+    """Read ids[i, :lengths[i]] into state[i], in place; a row that meets a token that is not there dies."""
+    for i in range(len(state)):
+        for k in range(lengths[i]):
+            state[i, 0], state[i, 1] = step(tree, state[i, 0], state[i, 1], ids[i, k])
+
+
+@kernel
+def rows_below(tree, state):
     low, high = np.zeros(len(state), np.int64), np.zeros(len(state), np.int64)
     for i in range(len(state)):
         phase, _, count = unpack(state[i, 1])
         if phase == 0:
-            first, last = row_range(token, first_child, leaf_rank, leaf_row, layout[0], state[i, 0])
-            low[i], high[i] = np.int64(subject_ptr[first]), np.int64(subject_ptr[last])
+            first, last = row_range(tree.subjects, state[i, 0])
+            low[i], high[i] = np.int64(tree.subject_ptr[first]), np.int64(tree.subject_ptr[last])
         elif phase > 0:
             low[i], high[i] = state[i, 0], state[i, 0] + count
     return low, high
 
 
 @kernel
-def copy_name(pair, name_ptr, name_token, layout, row, phase, depth, out_token, at, fill):
-    """Append a row's predicate or sense from `depth` on; the place behind it."""
-    name = name_of(pair, layout, row, phase)
-    for source in range(np.int64(name_ptr[name]) + depth, np.int64(name_ptr[name + 1])):
-        if fill:
-            out_token[at] = name_token[source]
+def copy_name(tree, row, phase, depth, out_token, at):
+    """Write a row's predicate or sense from `depth` on if there is room for tokens at all; the place behind it."""
+    name = name_of(tree, row, phase)
+    for source in range(np.int64(tree.name_ptr[name]) + depth, np.int64(tree.name_ptr[name + 1])):
+        if len(out_token):
+            out_token[at] = tree.name_token[source]
         at += 1
     return at
 
 
 @kernel
-def completions(
-    token, first_child, leaf_rank, leaf_row, subject_ptr, pair, name_ptr, name_token, layout,
-    state, live, head_ptr, head_leaf, head_token_ptr, head_token, owner_ptr, out_state, token_ptr, out_token, fill,
-):  # fmt: skip
-    """Every live row below each state until its share of `owner_ptr` is met; `head_*` are the subjects below states inside one.
+def copy_row(tree, row, what, out_token, at):
+    """Write what follows `what` in a row: the rest of its predicate and its sense, or the rest of its sense."""
+    phase, depth, _ = unpack(what)
+    if phase == 1:
+        at = copy_name(tree, row, phase, depth, out_token, at)
+        depth = np.int64(0)
+    return copy_name(tree, row, np.int64(2), depth, out_token, at) if phase < 3 else at
 
-    Called first with `fill` False to write `token_ptr` and `out_state`, then to write `out_token`.
+
+@kernel
+def enumerate_below(tree, state, heads, live, out):
+    """Every live row below each state until its share of `out.owner_ptr` is met.
+
+    `heads` are the subjects below each state that is inside a subject.
+    Called first with empty `out.tokens` to write the rest of `out`, then to write the tokens.
     """
     for i in range(len(state)):
-        found, at = owner_ptr[i], token_ptr[owner_ptr[i]]
-        head, heads_end = head_ptr[i], head_ptr[i + 1]
+        found, last = out.owner_ptr[i], out.owner_ptr[i + 1]
         where, what = state[i, 0], state[i, 1]
-        while found < owner_ptr[i + 1]:
-            if head < heads_end:
-                where, what = after_subject(token, leaf_rank, leaf_row, subject_ptr, layout, head_leaf[head])
-            phase, depth, count = unpack(what)
-            for row in range(where, where + count):
-                if found == owner_ptr[i + 1]:
-                    break
-                if len(live) and live[row + 1] == live[row]:
+        head, heads_end = heads.owner_ptr[i], heads.owner_ptr[i + 1]
+        while found < last:
+            inside_subject = head < heads_end
+            if inside_subject:
+                where, what = behind_node(tree, heads.terminal[head])
+            for row in range(where, where + unpack(what)[2]):
+                if found == last or (len(live) and live[row + 1] == live[row]):
                     continue
-                if head < heads_end:
-                    for source in range(head_token_ptr[head], head_token_ptr[head + 1]):
-                        if fill:
-                            out_token[at] = head_token[source]
+                at = out.token_ptr[found]
+                if inside_subject:
+                    for source in range(heads.token_ptr[head], heads.token_ptr[head + 1]):
+                        if len(out.tokens):
+                            out.tokens[at] = heads.tokens[source]
                         at += 1
-                if phase == 1:
-                    at = copy_name(pair, name_ptr, name_token, layout, row, phase, depth, out_token, at, fill)
-                if phase == 1 or phase == 2:
-                    rest = depth if phase == 2 else np.int64(0)
-                    at = copy_name(pair, name_ptr, name_token, layout, row, np.int64(2), rest, out_token, at, fill)
-                out_state[found, 0], out_state[found, 1] = row, pack(np.int64(3), np.int64(0), np.int64(1))
+                out.token_ptr[found + 1] = copy_row(tree, row, what, out.tokens, at)
+                out.terminal[found, 0], out.terminal[found, 1] = row, pack(np.int64(3), np.int64(0), np.int64(1))
                 found += 1
-                token_ptr[found] = at
             head += 1

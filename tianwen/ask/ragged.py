@@ -72,7 +72,7 @@ def close_rows(
 ) -> tuple[Int64[np.ndarray, " n+1"], UInt32[np.ndarray, " t+n"]]:
     """Append END to every sequence, so that none is a prefix of another.
 
-    Raises InputError when the pointers do not fit the tokens, a token is negative or 2^32 and more, or END stands inside a sequence.
+    Raises InputError when the pointers do not fit the tokens, a token is negative, 2^32 or more, or END itself.
     """
     row_ptr, tokens = np.asarray(row_ptr, np.int64), np.asarray(tokens)
     if len(row_ptr) == 0 or row_ptr[0] != 0 or row_ptr[-1] != len(tokens) or (np.diff(row_ptr) < 0).any():
