@@ -15,16 +15,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, get_args
 
 import numpy as np
-from tokenizers import Regex, models, normalizers, pre_tokenizers
-from tokenizers import Tokenizer as Pipeline
 
+from tianwen.codepoints import Codepoints
+from tianwen.cutting import Cutter, Style
 from tianwen.errors import InputError, ModelError
 from tianwen.vocabulary import (
     BYTE_PIECES,
@@ -36,20 +35,10 @@ from tianwen.vocabulary import (
     normal_counts,
 )
 
-Style = Literal["tianwen", "bert"]
-
 _FORMAT = "tianwen-tokenizer"
 _FORMAT_VERSION = 1
-_LONGEST_WORD = 100  # characters; longer letter runs are spelt in bytes
-
-# Everything that only separates: Unicode white space, the ASCII separators, and the spaces of no width (ZWSP, WJ, BOM).
-_SPACES = r"[\s\x{1c}-\x{1f}\x{85}\x{200b}\x{2060}\x{feff}]+"
-# One piece each: all but letters and marks, and of the letters those of scripts that write syllables or ideographs.
-_SINGLES = (
-    r"[^\p{L}\p{M}]|[\x{1100}-\x{11ff}\x{2e80}-\x{a4cf}\x{a960}-\x{a97f}\x{ac00}-\x{d7ff}\x{f900}-\x{faff}"
-    r"\x{16fe0}-\x{18d8f}\x{1aff0}-\x{1b2ff}\x{20000}-\x{3ffff}]"
-)
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_SHORT = 64  # characters; up to here a dictionary is faster than arrays
+_ONE_CHARACTER = np.array([0, 1], np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +64,8 @@ class Tokenizer:
         self._id_of = {piece: i for i, piece in enumerate(self.pieces)}
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (self._special(p) for p in SPECIAL_PIECES)
         self.fingerprint = _fingerprint(self.pieces, style)
-        self._pipeline = _pipeline(self._id_of, style)
-        self._is_word_cache: dict[str, bool] = {}
+        self._cutter = Cutter(self._id_of, style)
+        self._codepoints = Codepoints(self._cutter)
 
     @property
     def size(self) -> int:
@@ -95,7 +84,7 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], *, size: int = 12000, min_count: int = 2) -> Tokenizer:
         """Count a vocabulary of at most `size` pieces out of `texts`; what is rarer than `min_count` gets no piece."""
         bare = cls([*SPECIAL_PIECES, *BYTE_PIECES])
-        pieces = ((word, bare._is_word(word[0])) for text in texts for word in bare._words(text))
+        pieces = ((word, bare._cutter.is_word(word[0])) for text in texts for word in bare._cutter.words(text))
         characters, words = normal_counts(pieces)
         return cls(count_out_vocabulary(characters, words, size=size, min_count=min_count))
 
@@ -146,8 +135,9 @@ class Tokenizer:
                 f"{path} has format version {content.get('version')!r}; this Tianwen reads {_FORMAT_VERSION}. "
                 "Use the version of Tianwen that wrote it, or train the tokenizer again."
             )
-        pieces, style = content.get("vocabulary"), content.get("style")
-        sound = isinstance(pieces, list) and all(isinstance(p, str) for p in pieces) and style in ("tianwen", "bert")
+        pieces: Any = content.get("vocabulary")
+        style: Any = content.get("style")
+        sound = isinstance(pieces, list) and all(isinstance(p, str) for p in pieces) and style in get_args(Style)
         if not sound or _fingerprint(pieces, style) != content.get("fingerprint"):
             raise ModelError(f"{path} is damaged: its pieces do not match its checksum. Copy the file again.")
         return cls(pieces, style=style)
@@ -156,72 +146,37 @@ class Tokenizer:
 
     def encode(self, text: str) -> Encoding:
         """Ids of `text` with the place of each piece in it."""
-        return self.general_encode(text)
+        if len(text) <= _SHORT:
+            ids = self._codepoints.short_ids(text)
+            if ids is None:
+                return self.slow_encode(text)
+            return Encoding(ids, np.arange(len(ids), dtype=np.int32)[:, None] + _ONE_CHARACTER)
+        fast = self._codepoints.encode(text)
+        return Encoding(*fast) if fast else self.slow_encode(text)
 
     def ids(self, text: str) -> np.ndarray:
         """Ids of `text`: int32 [n]."""
-        return self.general_encode(text).ids
+        if len(text) <= _SHORT:
+            ids = self._codepoints.short_ids(text)
+            return self.slow_encode(text).ids if ids is None else ids
+        return self._codepoints.ids_batch([text])[1]
 
     def ids_batch(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of many texts: row_ptr int64 [rows + 1] and tokens int32 [m]."""
-        rows = [self.general_encode(text).ids for text in texts]
-        row_ptr = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum([len(row) for row in rows], out=row_ptr[1:])
-        tokens = np.concatenate(rows) if rows else np.empty(0, np.int32)
-        return row_ptr, tokens.astype(np.int32, copy=False)
+        return self._codepoints.ids_batch(texts if isinstance(texts, list) else list(texts))
 
-    def general_encode(self, text: str) -> Encoding:
-        """The slow truth: cut any text with the `tokenizers` library."""
-        ids: list[int] = []
-        offsets: list[tuple[int, int]] = []
-        for start, end in _runs_without_surrogates(text):
-            part = text[start:end]
-            if _SURROGATE.match(part):
-                part_ids, part_offsets = self._spelt_in_bytes(part), None
-                part_offsets = [(0, 1)] * len(part_ids)
-            else:
-                part_ids, part_offsets = self._encode_part(part)
-            ids += part_ids
-            offsets += [(a + start, b + start) for a, b in part_offsets]
-        return Encoding(np.array(ids, np.int32), np.array(offsets, np.int32).reshape(-1, 2))
+    def slow_encode(self, text: str) -> Encoding:
+        """What `encode` returns, always by the slow path: the truth that the fast path is checked against."""
+        ids, places = self._cutter.encode(text)
+        return Encoding(np.array(ids, np.int32), np.array(places, np.int32).reshape(-1, 2))
 
-    def _encode_part(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        cut = self._pipeline.encode(text, add_special_tokens=False)
-        offsets = _with_composed_marks(text, cut.offsets)
-        if self.style == "bert" or self.unk_id not in cut.ids:
-            return cut.ids, offsets
-        words = self._words(text)
-        ids: list[int] = []
-        places: list[tuple[int, int]] = []
-        last_spelt = ""  # the word spelt in bytes just before, if any
-        for piece, place, word_index in zip(cut.ids, offsets, cut.word_ids, strict=True):
-            spelt = [piece]
-            if piece == self.unk_id:
-                word = words[word_index]  # pyright: ignore[reportArgumentType, reportCallIssue]
-                spelt = self._spelt_in_bytes(word)
-                if last_spelt and self._is_word(last_spelt[-1]) and self._is_word(word[0]):
-                    spelt.insert(0, FIRST_BYTE_ID + 0x20)  # or two words would read as one
-            last_spelt = word if piece == self.unk_id else ""
-            ids += spelt
-            places += [place] * len(spelt)
-        return ids, places
+    def canonical(self, text: str) -> str:
+        """The text that `ids` stand for: two texts have equal ids exactly when their canonical texts are equal.
 
-    def _spelt_in_bytes(self, word: str) -> list[int]:
-        if self.style == "bert":
-            return []
-        return [FIRST_BYTE_ID + byte for byte in word.encode("utf-8", "surrogatepass")]
-
-    def _words(self, text: str) -> list[str]:
-        """The normalised words and single characters of `text`, surrogates left out."""
-        normalise, split = self._pipeline.normalizer, self._pipeline.pre_tokenizer
-        normal = normalise.normalize_str(_SURROGATE.sub(" ", text))  # pyright: ignore[reportOptionalMemberAccess]
-        return [word for word, _ in split.pre_tokenize_str(normal)]  # pyright: ignore[reportOptionalMemberAccess]
-
-    def _is_word(self, character: str) -> bool:
-        """Whether a normalised character joins its neighbours to a word."""
-        if character not in self._is_word_cache:
-            self._is_word_cache[character] = len(self._words(character * 2)) == 1
-        return self._is_word_cache[character]
+        Normalised, without whitespace but for one space between two words. In style "bert" this holds for texts
+        without unknown words only: those are all [UNK].
+        """
+        return self._cutter.canonical(text)
 
     # Ids to text
 
@@ -232,7 +187,7 @@ class Tokenizer:
 
         def append(piece: str) -> None:
             nonlocal text
-            between = text and piece and self._is_word(text[-1]) and self._is_word(piece[0])
+            between = self._cutter.join(text, piece)
             text += (" " if between else "") + piece
 
         for i in (int(i) for i in ids):
@@ -265,27 +220,6 @@ def _restored(pieces: list[str], style: Style) -> Tokenizer:
     return Tokenizer(pieces, style=style)
 
 
-def _pipeline(id_of: dict[str, int], style: Style) -> Pipeline:
-    model = models.WordPiece(
-        vocab=id_of,
-        unk_token=SPECIAL_PIECES[1],
-        max_input_chars_per_word=_LONGEST_WORD,
-        continuing_subword_prefix=CONTINUES,
-    )  # pyright: ignore[reportCallIssue]
-    pipeline = Pipeline(model)
-    if style == "bert":
-        pipeline.normalizer = normalizers.BertNormalizer()  # pyright: ignore[reportAttributeAccessIssue]
-        pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # pyright: ignore[reportAttributeAccessIssue]
-        return pipeline
-    normal = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.NFKC()])
-    split = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_SPACES), "removed"), pre_tokenizers.Split(Regex(_SINGLES), "isolated")]
-    )
-    pipeline.normalizer = normal  # pyright: ignore[reportAttributeAccessIssue]
-    pipeline.pre_tokenizer = split  # pyright: ignore[reportAttributeAccessIssue]
-    return pipeline
-
-
 def _fingerprint(pieces: Sequence[str], style: str) -> str:
     content = json.dumps([_FORMAT, _FORMAT_VERSION, style, list(pieces)])
     return hashlib.sha256(content.encode("ascii")).hexdigest()[:16]
@@ -305,22 +239,3 @@ def _read_bytes(pending: bytearray) -> str:
         return pending.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:  # a model wrote half a character
         return pending.decode("utf-8", "replace")
-
-
-def _runs_without_surrogates(text: str) -> Iterable[tuple[int, int]]:
-    """Spans of `text`: each lone surrogate by itself (the library takes none), and what lies between."""
-    if text.isascii() or not _SURROGATE.search(text):
-        yield 0, len(text)
-        return
-    last = 0
-    for match in _SURROGATE.finditer(text):
-        if match.start() > last:
-            yield last, match.start()
-        yield match.span()
-        last = match.end()
-    if last < len(text):
-        yield last, len(text)
-
-
-def _with_composed_marks(text: str, offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    return offsets

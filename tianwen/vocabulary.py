@@ -31,9 +31,9 @@ _MOST_WORDS_FED = 10_000_000
 def count_out_vocabulary(characters: Counter[str], words: Counter[str], *, size: int, min_count: int) -> list[str]:
     """The pieces of a vocabulary of at most `size` entries.
 
-    characters: how often each single-character piece was seen; words: how often each word (letter run) was seen, both
-    normalised. Characters seen `min_count` times or more come first by count; word pieces are sure of a quarter of the room
-    and take whatever else the characters leave. Equal input gives equal output, in any process.
+    characters: how often each single-character piece was seen; words: how often each word (letter run) was seen,
+    both normalised. Characters seen `min_count` times or more come first by count; word pieces are sure of a quarter of
+    the room and take whatever else the characters leave. Equal input gives equal output, in any process.
     """
     if min_count < 1:
         raise InputError(f"min_count is {min_count}; it must be 1 or more (2 drops what was seen only once).")
