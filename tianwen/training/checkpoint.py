@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tianwen.errors import TrainingError
-from tianwen.training.atomic import new_folder, remove_parts
+from tianwen.training.atomic import PART, new_folder, remove_parts
 from tianwen.training.tree import pack, unpack
 
 FORMAT = 1
@@ -76,7 +77,10 @@ class Checkpoints:
     def remove(self, steps: list[int]) -> None:
         """Delete the checkpoints of these steps."""
         for step in steps:
-            shutil.rmtree(self.path(step), ignore_errors=True)
+            # Renamed first: a process killed in the middle leaves rubbish, not half a checkpoint.
+            rubbish = self.path(step).with_name(f"{PART}{os.getpid()}-old-{step}")
+            os.replace(self.path(step), rubbish)
+            shutil.rmtree(rubbish, ignore_errors=True)
 
     def keep_last(self, count: int) -> None:
         """Delete all but the newest `count`."""

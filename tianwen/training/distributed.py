@@ -41,7 +41,8 @@ class World:
         if self.size == 1:
             return
         waiting = []
-        for bucket in _buckets(tensors):
+        plain = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in tensors]
+        for bucket in _buckets(plain):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])  # [sum of sizes]
             waiting.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
         for bucket, flat, handle in waiting:
@@ -55,7 +56,9 @@ class World:
         """Give every process the parameters and buffers of rank 0."""
         if self.size > 1:
             for tensor in [*model.parameters(), *model.buffers()]:
-                dist.broadcast(tensor.detach(), src=0)
+                whole = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).contiguous()
+                dist.broadcast(whole, src=0)
+                tensor.copy_(torch.view_as_complex(whole) if tensor.is_complex() else whole)
 
     def from_first(self, value: Any) -> Any:
         """The value that rank 0 has, in every process."""

@@ -22,11 +22,12 @@ last checkpoint with half the learning rate, and gives up with a sentence after 
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,11 +37,14 @@ from torch import nn
 from tianwen.errors import InputError, TrainingError
 from tianwen.optim.ema import Ema
 from tianwen.optim.schedule import Schedule, constant
+from tianwen.training.ahead import Take, made_ahead
 from tianwen.training.checkpoint import Checkpoints
+from tianwen.training.counters import Counters, Window
 from tianwen.training.data_order import BatchSource
 from tianwen.training.description import describe, differences, sample, schedule_difference
 from tianwen.training.distributed import World, joined_world
 from tianwen.training.interrupts import StopRequest, TrainingInterrupted
+from tianwen.training.lock import only_run_in
 from tianwen.training.progress import Bar, Board, JsonLog, Scribes, at_terminal
 from tianwen.training.randomness import preserved, reseed
 from tianwen.training.restore import load_optimiser
@@ -74,66 +78,19 @@ def fit(
     if settings.keep_best is not None and evaluate is None:
         raise InputError(f"keep_best={settings.keep_best!r} needs an `evaluate` function that gives this value.")
     device = next(model.parameters()).device
-    with preserved(), joined_world(device) as world, Scribes() as scribes:
+    with preserved(), joined_world(device) as world, Scribes() as scribes, ExitStack() as locked:
+        if world.writes:
+            locked.enter_context(only_run_in(Path(folder)))
         run = _Run(model, loss_fn, batches, optimiser, settings, Path(folder), schedule or constant())
         run.world, run.scribes, run.evaluate, run.before_step = world, scribes, evaluate, before_step
         try:
             run.begin(resume)
-            with StopRequest() as stop:
-                run.go(stop)
+            ahead = made_ahead(batches, rank=world.rank, world=world.size, depth=settings.prefetch)
+            with StopRequest() as stop, ahead as take:
+                run.go(take, stop)
             return run.finish()
         finally:
             run.set_rate(1.0)
-
-
-@dataclass
-class _Window:
-    """Sums over the steps since the last line of the log."""
-
-    steps: int = 0
-    loss: float = 0.0
-    norm: float = 0.0
-    tokens: float = 0.0
-    seconds: float = 0.0
-    parts: dict[str, float] = field(default_factory=dict)
-
-    def add(self, sums: Sums, norm: float) -> None:
-        self.steps += 1
-        self.loss += sums.mean_loss
-        self.norm += norm
-        for name, value in sums.means().items():
-            self.parts[name] = self.parts.get(name, 0.0) + value
-
-    def line(self) -> dict[str, Any]:
-        if not self.steps:
-            return {}
-        told = {"loss": self.loss / self.steps, "grad_norm": self.norm / self.steps}
-        if self.tokens and self.seconds:
-            told["tokens_per_second"] = round(self.tokens / self.seconds, 1)
-        return told | {name: value / self.steps for name, value in self.parts.items()}
-
-
-@dataclass
-class _Counters:
-    """Everything a run remembers besides tensors; written into each checkpoint."""
-
-    step: int = 0
-    seconds: float = 0.0
-    loss: float = float("nan")
-    skipped: int = 0
-    skipped_in_row: int = 0
-    rollbacks: int = 0
-    rolled_to: int | None = None
-    rate: float = 1.0  # halved at each roll-back
-    evaluated: int | None = None
-    evaluation: dict[str, float] = field(default_factory=dict)
-    best: float | None = None
-    best_step: int | None = None
-    stale: int = 0  # evaluations since the best one
-
-    def copy_from(self, facts: Mapping[str, Any]) -> None:
-        for name, value in facts.items():
-            setattr(self, name, value)
 
 
 class _Run:
@@ -161,7 +118,7 @@ class _Run:
         self.parameters = [p for group in optimiser.param_groups for p in group["params"]]
         self.base_rates = [float(group["lr"]) for group in optimiser.param_groups]
         self.ema: Ema | None = None
-        self.counters, self.window = _Counters(), _Window()
+        self.counters, self.window = Counters(), Window()
 
     # Beginning and end
 
@@ -224,10 +181,12 @@ class _Run:
         except RuntimeError as error:
             raise TrainingError(f"The checkpoint belongs to another model: {error}") from error
         load_optimiser(self.optimiser, states["optimiser"])
-        if self.ema is not None and "ema" in states:
-            self.ema.load_state_dict(states["ema"])
-        self.counters.copy_from(facts["counters"])
-        self.window = _Window(**facts["window"])
+        if self.settings.ema_decay is not None:
+            self.ema = Ema(self.model, self.settings.ema_decay)
+            if "ema" in states:  # not so if it is added at a resume "anyway"
+                self.ema.load_state_dict(states["ema"])
+        self.counters.take(facts["counters"])
+        self.window = Window(**facts["window"])
 
     def _open_scribes(self) -> None:
         self.scribes.add(JsonLog(self.folder / "log.jsonl", step=self.counters.step))
@@ -260,24 +219,27 @@ class _Run:
 
     # The loop
 
-    def go(self, stop: StopRequest) -> None:
+    def go(self, take: Take, stop: StopRequest) -> None:
         """Step until the last step, a signal, or too many evaluations without a new best."""
         c, s = self.counters, self.settings
         self.model.train()
         while c.step < s.steps and not self._out_of_patience():
-            stopped = self._step(stop)
+            stopped = self._step(take, stop)
             if c.skipped_in_row >= s.skip_limit:
                 self._roll_back()
                 continue
             last = c.step >= s.steps
-            if self.window.steps and (last or c.step % s.log_every == 0):
+            if self.window.steps and (last or self._due(s.log_every)):
                 self._log()
             if self.evaluate and c.evaluated != c.step and (last or self._due(s.evaluate_every)):
                 self._evaluate()
-            if stopped or last or self._out_of_patience() or (not c.skipped_in_row and self._due(s.checkpoint_every)):
+            over = last or self._out_of_patience()
+            # A new best is saved with its checkpoint, so that the two never tell different stories.
+            due = self._due(s.checkpoint_every) or c.best_step == c.step
+            if stopped or over or (due and not c.skipped_in_row):
                 self._save()
-            if stopped:
-                raise self._interruption(int(stop.requested))
+            if stopped and not over:
+                raise self._interruption(stop.requested)
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.counters.step % every == 0
@@ -285,7 +247,7 @@ class _Run:
     def _out_of_patience(self) -> bool:
         return self.settings.patience is not None and self.counters.stale >= self.settings.patience
 
-    def _step(self, stop: StopRequest) -> bool:
+    def _step(self, take: Take, stop: StopRequest) -> bool:
         """One update, or a skipped one; true if some process was asked to stop."""
         c, s, started = self.counters, self.settings, time.perf_counter()
         if self.before_step:
@@ -293,7 +255,7 @@ class _Run:
         reseed(s.seed, c.step, self.world.rank, c.rollbacks)
         self.optimiser.zero_grad(set_to_none=True)
         indices = range(c.step * s.accumulate, (c.step + 1) * s.accumulate)
-        parts = (to_device(self.batches.batch(i, self.world.rank, self.world.size), self.device) for i in indices)
+        parts = (to_device(take(i), self.device) for i in indices)
         alone = self.world.size == 1 and s.accumulate == 1
         sums = accumulate(self.model, self.loss_fn, parts, autocast=self._autocast, alone=alone)
         sums.stop = float(bool(stop.requested))
@@ -346,7 +308,7 @@ class _Run:
         rate = float(self.optimiser.param_groups[0]["lr"])
         loss, rest = {"loss": told.pop("loss")}, {"seconds": round(c.seconds, 3)}
         self.scribes.line({"step": c.step, **loss, "lr": rate, **told, **rest})
-        self.window = _Window()
+        self.window = Window()
 
     def _evaluate(self) -> None:
         c, started = self.counters, time.perf_counter()
@@ -414,14 +376,12 @@ class _Run:
         self.scribes.line({"step": c.step, "event": "rollback", "to": target, "rate": c.rate / 2})
         states, facts = self.checkpoints.load(target)
         self._take(states, facts)
-        c.copy_from(keep)
+        c.take(keep)
         self.world.wait()  # all have read it
         if self.world.writes:
             self.checkpoints.remove([step for step in self.checkpoints.steps() if step > target])
 
     def _interruption(self, number: int) -> TrainingInterrupted:
-        import signal
-
         told = TrainingInterrupted(number or signal.SIGTERM, step=self.counters.step, folder=self.folder)
         if self.world.writes:
             print(told, file=sys.stderr)

@@ -50,6 +50,8 @@ class FitSettings:
     """Skipped steps in a row before the run rolls back to the last checkpoint with half the learning rate."""
     rollback_limit: int = 3
     """Roll-backs before the run gives up."""
+    prefetch: int = 0
+    """Batches made ahead in a thread; worth it where the model runs on a GPU and batches take time to make."""
     log_every: int = 10
     """Steps between lines in log.jsonl; each line is about all the steps since the line before."""
     tensorboard: bool = False

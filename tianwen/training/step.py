@@ -38,8 +38,18 @@ class Sums:
     stop: float = 0.0  # number of processes that were asked to stop
     parts: dict[str, float] = field(default_factory=dict)  # sums of w times the value
 
+    def add(self, weight: float, loss: float, values: Mapping[str, float]) -> None:
+        """Count one batch."""
+        self.loss += weight * loss
+        self.weight += weight
+        self.tokens += values.get("tokens", 0.0)
+        for name, value in values.items():
+            if name not in ("weight", "tokens"):
+                self.parts[name] = self.parts.get(name, 0.0) + weight * value
+
     @property
     def mean_loss(self) -> float:
+        """Mean over all things; nan if there were none."""
         return self.loss / self.weight if self.weight else float("nan")
 
     def means(self) -> dict[str, float]:
@@ -57,6 +67,7 @@ def accumulate(
 ) -> Sums:
     """Run forward and backward on each batch, adding the gradients of w_j l_j (of l_j itself if `alone`)."""
     sums = Sums()
+    waiting: list[tuple[float, Tensor, Mapping[str, Any]]] = []
     for batch in batches:
         if batch is None:  # a short global batch leaves nothing for this process
             continue
@@ -71,11 +82,9 @@ def accumulate(
         if weight == 0:
             continue  # the mean over nothing is no number; it has no part in the whole
         (loss if alone else loss * weight).backward()
-        sums.loss += weight * float(loss.detach())
-        sums.weight += weight
-        sums.tokens += float(values.get("tokens", 0))
-        for name in values.keys() - {"weight", "tokens"}:
-            sums.parts[name] = sums.parts.get(name, 0.0) + weight * float(values[name])
+        waiting.append((weight, loss.detach(), values))
+    for weight, loss, values in waiting:  # read at the end: reading a number waits for the GPU
+        sums.add(weight, float(loss), {name: float(value) for name, value in values.items()})
     return sums
 
 
@@ -104,7 +113,10 @@ def combine(sums: Sums, parameters: list[Tensor], world: World) -> None:
 @torch.no_grad()
 def scale_and_clip(parameters: list[Tensor], *, divisor: float, clip_norm: float | None) -> float:
     """Divide the gradients by `divisor` and shorten them to `clip_norm`; gives their length before the shortening."""
-    gradients = [_values(p.grad) for p in parameters if p.grad is not None]
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()  # every row once
+    gradients = [p.grad._values() if p.grad.is_sparse else p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return 0.0
     norms = torch.stack([torch.linalg.vector_norm(g, dtype=_wide(g)).to(gradients[0].device) for g in gradients])
@@ -120,6 +132,8 @@ def scale_and_clip(parameters: list[Tensor], *, divisor: float, clip_norm: float
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """The batch with its tensors on `device`: tensors, dicts, lists, tuples, dataclasses, objects with `.to`."""
+    if device.type == "cpu":
+        return batch
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):
@@ -133,11 +147,6 @@ def to_device(batch: Any, device: torch.device) -> Any:
         return dataclasses.replace(batch, **moved)
     move = getattr(batch, "to", None)
     return move(device) if callable(move) else batch
-
-
-def _values(gradient: Tensor) -> Tensor:
-    """The numbers of a gradient that are stored: for a sparse one its rows, each once."""
-    return gradient if not gradient.is_sparse else gradient.coalesce()._values()
 
 
 def _wide(gradient: Tensor) -> torch.dtype | None:
