@@ -1,0 +1,200 @@
+"""Ask a knowledge base in plain language; every answer exists in it.
+
+Post: 8802. The way of a batch of questions: encode them; search the subjects (beam or exact best-first, forced chains,
+literal names fed on speculation); score every (predicate, sense) of the best subjects as a whole, corrected by the
+prior; look the facts up. `scoring="path"` is the post's own way: one beam through subject, predicate and sense with the
+lookahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+import numpy as np
+import torch
+
+from tianwen.ask.beam import Paths, Search, search
+from tianwen.ask.candidates import Candidates, with_prior
+from tianwen.ask.entries import entries_below
+from tianwen.ask.lookahead import lookahead_reweigh
+from tianwen.ask.model_files import AskerSettings, load_asker, save_asker
+from tianwen.ask.seq2seq import AskModel
+from tianwen.ask.session import TreeSession
+from tianwen.ask.speculation import speculate
+from tianwen.errors import InputError
+from tianwen.text import Tokenizer
+
+if TYPE_CHECKING:
+    from tianwen.ask.knowledge_base import KnowledgeBase
+    from tianwen.ask.snapshot import Snapshot
+
+BUNDLED = Path(__file__).parent.parent / "models" / "asker"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer: a path of the knowledge base and the objects at its end."""
+
+    subject: str
+    predicate: str
+    sense: str
+    objects: list[str]
+    probability: float  # calibrated: of answers with probability p, a share of about p is right
+    sources: list[str]  # one for each object, "" where the fact has none
+    known: bool = True  # false below the "don't know" threshold
+
+
+@dataclass(frozen=True)
+class AskOptions:
+    """How to answer.
+
+    `top` answers a question; `beams` subjects followed; `threshold` below which an answer is marked as not known
+    (None: the model's own); `prior_weight` None: the model's own.
+    """
+
+    top: int = 1
+    beams: int = 4
+    search: Literal["beam", "exact"] = "beam"
+    scoring: Literal["prior", "path"] = "prior"
+    lookahead: bool = True
+    threshold: float | None = None
+    prior_weight: float | None = None
+    forced_chains: bool = True
+    speculate: bool = True
+
+
+@dataclass
+class Trace:
+    """What answering cost, added up over batches."""
+
+    questions: int = 0
+    model_calls: int = 0  # sequential calls, summed over questions
+    tokens: int = 0
+    raw: list[float] = field(default_factory=list)
+
+
+class Asker:
+    """A model and its tokenizer, ready to ask any knowledge base built with that tokenizer."""
+
+    def __init__(self, model: AskModel, tokenizer: Tokenizer, settings: AskerSettings | None = None) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.settings = settings or AskerSettings()
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> Asker:
+        """The bundled model, or one saved by training. Raises ModelError when the files are missing or damaged."""
+        model, tokenizer, settings = load_asker(Path(path) if path is not None else BUNDLED)
+        return cls(model, tokenizer, settings)
+
+    def save(self, path: str | Path, *, storage: Literal["fp32", "fp16", "int8"] = "fp32") -> None:
+        """Write model, tokenizer and settings into the folder `path`."""
+        save_asker(Path(path), self.model, self.tokenizer, self.settings, storage=storage)
+
+    @overload
+    def ask(self, question: str, kb: KnowledgeBase | Snapshot, **options: object) -> list[Answer]: ...
+    @overload
+    def ask(self, question: Sequence[str], kb: KnowledgeBase | Snapshot, **options: object) -> list[list[Answer]]: ...
+    def ask(
+        self, question: str | Sequence[str], kb: KnowledgeBase | Snapshot, **options: object
+    ) -> list[Answer] | list[list[Answer]]:
+        """Answers to one question, or a list of answers for each of several; options as in `AskOptions`.
+
+        Raises InputError for an empty or too long question, WrongTokenizer for a knowledge base of another vocabulary.
+        """
+        how = AskOptions(**options)  # type: ignore[arg-type]
+        if isinstance(question, str):
+            return next(self.answers([question], kb, how))
+        return list(self.answers(question, kb, how))
+
+    def answers(
+        self,
+        questions: Sequence[str],
+        kb: KnowledgeBase | Snapshot,
+        how: AskOptions,
+        *,
+        batch: int = 32,
+        trace: Trace | None = None,
+    ) -> Iterator[list[Answer]]:
+        """Answers question by question, `batch` of them decoded together, in the order given."""
+        snapshot = kb.snapshot() if hasattr(kb, "snapshot") else kb
+        snapshot.require_tokenizer(self.tokenizer)
+        for start in range(0, len(questions), batch):
+            yield from self._answer_batch(questions[start : start + batch], snapshot, how, trace)
+
+    def _answer_batch(
+        self, questions: Sequence[str], snapshot: Snapshot, how: AskOptions, trace: Trace | None
+    ) -> list[list[Answer]]:
+        ids = [self.question_ids(question) for question in questions]
+        if not len(snapshot):
+            return [[] for _ in questions]
+        device = next(self.model.parameters()).device.type
+        fast = torch.autocast(device, dtype=torch.bfloat16) if self.settings.bf16 else nullcontext()
+        with torch.inference_mode(), fast:
+            session, candidates = self.candidates(ids, snapshot, how)
+        if trace is not None:
+            trace.questions += len(questions)
+            trace.model_calls += int(session.calls.sum())
+            trace.tokens += session.fed
+        return [self._best_answers(row, candidates, snapshot, how) for row in range(len(questions))]
+
+    def question_ids(self, question: str) -> np.ndarray:
+        """[CLS] tokens [SEP]; InputError where there is nothing to ask or more than the model can read."""
+        limit = self.settings.max_question
+        if len(question) > 64 * limit:
+            raise InputError(_too_long(f"{len(question):,} characters", limit))
+        tokens = self.tokenizer.ids(question)
+        if not len(tokens):
+            raise InputError("The question is empty. Ask something, for example: Where was Ares I-X launched?")
+        if len(tokens) > limit:
+            raise InputError(_too_long(f"{len(tokens):,} tokens", limit))
+        return self._framed(tokens)
+
+    def _framed(self, tokens: np.ndarray) -> np.ndarray:
+        return np.concatenate([[self.tokenizer.cls_id], tokens, [self.tokenizer.sep_id]]).astype(np.int64)
+
+    def candidates(
+        self, ids: list[np.ndarray], snapshot: Snapshot, how: AskOptions
+    ) -> tuple[TreeSession, Candidates]:
+        """Scored entries of the knowledge base for each question, and the session that scored them."""
+        session = TreeSession(self.model, ids)
+        trie = snapshot.trie
+        if how.speculate:
+            speculate(session, trie, [question[1:-1] for question in ids])
+        start = Paths.start(session, trie)
+        common = {"beams": how.beams, "exact": how.search == "exact", "forced_chains": how.forced_chains}
+        if how.scoring == "path":
+            reweigh = lookahead_reweigh(trie, ids) if how.lookahead else None
+            found = search(session, trie, start, Search(keep=max(how.top, how.beams), reweigh=reweigh, **common))
+            return session, Candidates(found.owner, np.arange(len(found)), found.state, found.score, found.raw)
+        found = search(session, trie, start, Search(keep=how.beams, until_field=1, **common))
+        completions = entries_below(session, trie, found, most=self.settings.most_candidates)
+        prompts = [self._framed(found.chain(row)[:-1]) for row in range(len(found))]
+        weight = self.settings.prior_weight if how.prior_weight is None else how.prior_weight
+        return session, with_prior(session, found, completions, prompts, weight)
+
+    def _best_answers(
+        self, row: int, candidates: Candidates, snapshot: Snapshot, how: AskOptions
+    ) -> list[Answer]:
+        mine = np.flatnonzero(candidates.owner == row)
+        if not len(mine):
+            return []
+        probability = self.settings.calibrated(candidates.score[mine])
+        order = np.lexsort((mine, -probability))[: how.top]
+        threshold = self.settings.threshold if how.threshold is None else how.threshold
+        answers = []
+        for rank in order:
+            facts = snapshot.facts(candidates.state[mine[rank]])
+            first = facts[0]
+            p = float(probability[rank])
+            objects, sources = [fact.object for fact in facts], [fact.source for fact in facts]
+            answers.append(Answer(first.subject, first.predicate, first.sense, objects, p, sources, p >= threshold))
+        return answers
+
+
+def _too_long(given: str, limit: int) -> str:
+    return f"The question is too long: {given}, at most {limit} tokens are read. Ask one short question at a time."

@@ -1,0 +1,235 @@
+"""Search among the entries of a catalogue: many questions at once, beam or exact best-first, forced chains for nothing.
+
+Scores are renormalised over the children that the tree allows, so (1) the score of a path never rises, (2) where only
+one child is allowed its probability is 1: the token is taken without a model call, and whole forced chains are fed
+together with the next token that needs one. Because of (1) a finished path that is no worse than every open one is
+final: with nothing pruned, the first k finished paths are provably the k best.
+
+Post: 8802. Reference defects that must not come back: an END that is no child, a beam that leaves the tree, a finished
+path that is forgotten, NaN where all allowed tokens are unlikely, filler when there are fewer entries than beams.
+
+Notation
+    n paths: owner [n] question, state [n, ...] of the tree, node [n] last token fed, score [n] log-probability,
+    tokens [n, W] and length [n] what was chosen, fed [n] how many of them the model has seen,
+    raw [n] log-probability before renormalising: far below `score` where the tree lacks what the model wants to say
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tianwen.ask.session import Chunks, TreeSession
+from tianwen.ask.trie import Constraint
+
+Reweigh = Callable[["Paths", np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(paths, row_ptr, token, next_state) -> divisor of each log-probability: the lookahead's hook."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """A batch of paths through the tree; see the notation above."""
+
+    owner: np.ndarray
+    state: np.ndarray
+    node: np.ndarray
+    score: np.ndarray
+    tokens: np.ndarray
+    length: np.ndarray
+    fed: np.ndarray
+    raw: np.ndarray
+
+    @classmethod
+    def start(cls, session: TreeSession, constraint: Constraint) -> Paths:
+        """One empty path a question."""
+        n = len(session.source_length)
+        zeros = np.zeros(n, np.int64)
+        tokens = np.zeros((n, 8), np.int64)
+        root = constraint.root(n)
+        return cls(np.arange(n), root, session.roots.copy(), np.zeros(n), tokens, zeros, zeros, np.zeros(n))
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def take(self, index: np.ndarray) -> Paths:
+        """The paths at `index` (integers or a mask)."""
+        return Paths(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    def plus(self, other: Paths) -> Paths:
+        """These paths and the others."""
+        width = max(self.tokens.shape[1], other.tokens.shape[1])
+        a, b = self.widened(width), other.widened(width)
+        return Paths(*(np.concatenate([getattr(a, name), getattr(b, name)]) for name in self.__dataclass_fields__))
+
+    def widened(self, width: int) -> Paths:
+        """Room for `width` tokens."""
+        missing = width - self.tokens.shape[1]
+        return self if missing <= 0 else replace(self, tokens=np.pad(self.tokens, ((0, 0), (0, missing))))
+
+    def appended(self, token: np.ndarray, state: np.ndarray, score: np.ndarray, raw: np.ndarray) -> Paths:
+        """Each path one token longer."""
+        wide = self.widened(int(self.length.max(initial=0)) + 1) if len(self) else self
+        tokens = wide.tokens.copy()
+        tokens[np.arange(len(self)), self.length] = token
+        return replace(wide, tokens=tokens, length=self.length + 1, state=state, score=score, raw=raw)
+
+    def chain(self, row: int) -> np.ndarray:
+        """The tokens chosen by path `row`."""
+        return self.tokens[row, : self.length[row]]
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to search.
+
+    `beams` paths a question are expanded in each round; `exact` keeps the others open instead of pruning them.
+    `until_field` stops a path once that many fields are complete (None: at the end of the entry).
+    `forced_chains=False` feeds forced tokens one call each: slower, the same result.
+    `keep` finished paths are wanted for each question.
+    """
+
+    beams: int = 4
+    keep: int = 4
+    exact: bool = False
+    until_field: int | None = None
+    forced_chains: bool = True
+    reweigh: Reweigh | None = None
+
+
+def search(session: TreeSession, constraint: Constraint, paths: Paths, how: Search) -> Paths:
+    """The best `how.keep` finished paths of each question, best first within a question (fewer if there are fewer)."""
+    done = paths.take(np.zeros(0, np.int64))
+    frontier = paths
+    while True:
+        if how.forced_chains:
+            frontier = _follow_forced(session, constraint, frontier, how)
+        finished = _finished(constraint, frontier.state, how)
+        done = _best(done.plus(frontier.take(finished)), how.keep)
+        frontier = _still_open(frontier.take(~finished), done, how)
+        if not len(frontier):
+            return done
+        chosen = _rank_within_owner(frontier) < how.beams
+        waiting = frontier.take(~chosen)  # exact search only: pruning left no others
+        grown = _expand(session, constraint, frontier.take(chosen), how)
+        frontier = grown.plus(waiting)
+        if not how.exact:
+            ended = _finished(constraint, frontier.state, how)
+            live = frontier.take(~ended)
+            frontier = frontier.take(ended).plus(live.take(_rank_within_owner(live) < how.beams))
+
+
+def _finished(constraint: Constraint, state: np.ndarray, how: Search) -> np.ndarray:
+    if how.until_field is None:
+        return constraint.is_terminal(state)
+    return constraint.field(state) >= how.until_field
+
+
+def _rank_within_owner(paths: Paths) -> np.ndarray:
+    """0 for the best path of each question, 1 for the next ...; equal scores in the order of their tokens' creation."""
+    order = np.lexsort((-paths.score, paths.owner))
+    owner = paths.owner[order]
+    first = np.searchsorted(owner, owner, side="left")
+    rank = np.empty(len(paths), np.int64)
+    rank[order] = np.arange(len(paths)) - first
+    return rank
+
+
+def _best(paths: Paths, keep: int) -> Paths:
+    kept = paths.take(_rank_within_owner(paths) < keep)
+    return kept.take(np.lexsort((-kept.score, kept.owner)))
+
+
+def _still_open(frontier: Paths, done: Paths, how: Search) -> Paths:
+    """Drop open paths that can no longer enter the best `keep` finished ones: scores never rise."""
+    if not len(done) or not len(frontier):
+        return frontier
+    count = np.bincount(done.owner, minlength=int(frontier.owner.max()) + 1)
+    worst = np.full(len(count), -np.inf)
+    full = count >= how.keep
+    lowest = np.full(len(count), np.inf)
+    np.minimum.at(lowest, done.owner, done.score)
+    worst[full] = lowest[full]
+    return frontier.take(frontier.score > worst[frontier.owner])
+
+
+def _follow_forced(session: TreeSession, constraint: Constraint, paths: Paths, how: Search) -> Paths:
+    """Walk on while exactly one child is allowed: probability 1, no model call."""
+    active = np.flatnonzero(~_finished(constraint, paths.state, how))
+    while len(active):
+        row_ptr, token, next_state = constraint.allowed(paths.state[active])
+        single = np.diff(row_ptr) == 1
+        active = active[single]
+        if not len(active):
+            break
+        at = row_ptr[:-1][single]
+        part = paths.take(active)
+        part = part.appended(token[at].astype(np.int64), next_state[at], part.score, part.raw)
+        paths = _put(paths, active, _catch_up(session, part))
+        active = active[~_finished(constraint, paths.state[active], how)]
+    return paths
+
+
+def _put(paths: Paths, index: np.ndarray, part: Paths) -> Paths:
+    wide = paths.widened(part.tokens.shape[1])
+    part = part.widened(wide.tokens.shape[1])
+    columns = []
+    for name in paths.__dataclass_fields__:
+        column = getattr(wide, name).copy()
+        column[index] = getattr(part, name)
+        columns.append(column)
+    return Paths(*columns)
+
+
+def _catch_up(session: TreeSession, paths: Paths) -> Paths:
+    """Step onto nodes that were fed before (by another path, or on speculation) instead of feeding them again."""
+    node, fed = paths.node.copy(), paths.fed.copy()
+    for row in range(len(paths)):
+        while fed[row] < paths.length[row]:
+            child = session.child(int(paths.owner[row]), int(node[row]), int(paths.tokens[row, fed[row]]))
+            if child is None:
+                break
+            node[row], fed[row] = child, fed[row] + 1
+    return replace(paths, node=node, fed=fed)
+
+
+def _feed_pending(session: TreeSession, paths: Paths) -> Paths:
+    """One model call for everything that the paths chose and the model has not seen."""
+    paths = _catch_up(session, paths)
+    late = np.flatnonzero(paths.fed < paths.length)
+    if not len(late):
+        return paths
+    chains = [paths.tokens[row, paths.fed[row] : paths.length[row]] for row in late]
+    chunks = Chunks.of(paths.owner[late], paths.node[late], chains)
+    nodes, _ = session.feed(chunks)
+    node = paths.node.copy()
+    node[late] = nodes[chunks.row_ptr[1:] - 1]
+    return replace(paths, node=node, fed=paths.length.copy())
+
+
+def _expand(session: TreeSession, constraint: Constraint, paths: Paths, how: Search) -> Paths:
+    """All allowed continuations of the paths, scored by the model and renormalised over the allowed children."""
+    paths = _feed_pending(session, paths)
+    row_ptr, token, next_state = constraint.allowed(paths.state)
+    states = session.states_at(paths.owner, paths.node)
+    raw = session.log_probabilities(paths.owner, states, row_ptr, token)
+    log_p = raw
+    if how.reweigh is not None:
+        log_p = raw / how.reweigh(paths, row_ptr, token, next_state)
+    log_p = renormalise(row_ptr, log_p)
+    row = np.repeat(np.arange(len(paths)), np.diff(row_ptr))
+    grown = paths.take(row)
+    return grown.appended(token.astype(np.int64), next_state, grown.score + log_p, grown.raw + raw)
+
+
+def renormalise(row_ptr: np.ndarray, log_p: np.ndarray) -> np.ndarray:
+    """log-softmax within each ragged row; finite wherever the row has a finite entry."""
+    if not len(log_p):
+        return log_p
+    lengths = np.diff(row_ptr)
+    used = np.flatnonzero(lengths)
+    row = np.repeat(np.arange(len(used)), lengths[used])
+    top = np.maximum.reduceat(log_p, row_ptr[:-1][used])
+    shifted = log_p - top[row]
+    return shifted - np.log(np.add.reduceat(np.exp(shifted), row_ptr[:-1][used]))[row]

@@ -1,0 +1,89 @@
+"""Measure an asker on questions with known answers, as KgCLUE does, and more.
+
+Post: 8802. Every number is over all questions; a question that cannot be asked counts as wrong.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tianwen.ask.asker import Answer, Asker, AskOptions, Trace
+from tianwen.ask.metrics import calibration_error, f1, normalised
+from tianwen.ask.questions import Question
+
+if TYPE_CHECKING:
+    from tianwen.ask.knowledge_base import KnowledgeBase
+
+Progress = Callable[[int, int], None]
+
+
+def evaluate_ask(
+    asker: Asker,
+    kb: KnowledgeBase,
+    questions: Sequence[Question],
+    *,
+    options: AskOptions | None = None,
+    batch: int = 32,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Ask all questions and compare: the numbers that `tianwen eval ask --json` prints.
+
+    em, f1, score (mean of both; percent), subject_accuracy, predicate_accuracy (percent), in_knowledge_base (share of
+    answers that are live facts), calibration_error, questions_per_second, model_calls_per_question, answered (percent
+    above the threshold) and em_answered (percent right of those).
+    """
+    how = replace(options or AskOptions(), top=1)
+    trace, answers, start = Trace(), [], time.perf_counter()
+    texts = [question.text for question in questions]
+    with kb.snapshot() as snapshot:
+        for answer in asker.answers(texts, snapshot, how, batch=batch, trace=trace):
+            answers.append(answer[0] if answer else None)
+            if progress is not None:
+                progress(len(answers), len(texts))
+        seconds = time.perf_counter() - start
+        return _numbers(questions, answers) | {
+            "in_knowledge_base": _share([_exists(snapshot, answer) for answer in answers if answer is not None]),
+            "questions_per_second": len(texts) / seconds if seconds else 0.0,
+            "model_calls_per_question": trace.model_calls / max(1, trace.questions),
+        }
+
+
+def _numbers(questions: Sequence[Question], answers: Sequence[Answer | None]) -> dict[str, float]:
+    exact, partial, subject, predicate = [], [], [], []
+    for question, answer in zip(questions, answers, strict=True):
+        given = answer.objects if answer is not None else []
+        exact.append(any(normalised(a) == normalised(b) for a in given[:1] for b in question.objects))
+        pairs = [f1(normalised(a), normalised(b)) for a in given[:1] for b in question.objects]
+        partial.append(max(pairs, default=0.0))
+        subject.append(answer is not None and normalised(answer.subject) == normalised(question.subject))
+        predicate.append(answer is not None and normalised(answer.predicate) == normalised(question.predicate))
+    probability = [answer.probability if answer is not None else 0.0 for answer in answers]
+    known = [answer is not None and answer.known for answer in answers]
+    em, mean_f1 = 100 * _share(exact), 100 * float(np.mean(partial)) if partial else 0.0
+    return {
+        "questions": len(questions),
+        "em": em,
+        "f1": mean_f1,
+        "score": (em + mean_f1) / 2,
+        "subject_accuracy": 100 * _share(subject),
+        "predicate_accuracy": 100 * _share(predicate),
+        "calibration_error": calibration_error(probability, exact),
+        "answered": 100 * _share(known),
+        "em_answered": 100 * _share([right for right, is_known in zip(exact, known, strict=True) if is_known]),
+    }
+
+
+def _share(values: Sequence[bool]) -> float:
+    return float(np.mean(values)) if len(values) else 0.0
+
+
+def _exists(snapshot: object, answer: Answer) -> bool:
+    """Whether each object of the answer stands in the knowledge base as a live fact of that path."""
+    facts = snapshot.find(subject=answer.subject, predicate=answer.predicate)  # type: ignore[attr-defined]
+    live = {fact.object for fact in facts if fact.sense == answer.sense}
+    return bool(answer.objects) and set(answer.objects) <= live

@@ -1,0 +1,95 @@
+"""An asker on disk: a folder with `model.safetensors` (weights, shape, settings) and `tokenizer.json`.
+
+Post: 8802.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tianwen.ask.seq2seq import AskConfig, AskModel
+from tianwen.backbone.roformer_v2 import RoFormerV2Config
+from tianwen.errors import ModelError
+from tianwen.text import Tokenizer
+from tianwen.training.weights import load_weights, save_weights
+
+ARCHITECTURE = "tianwen asker 1"
+
+
+@dataclass(frozen=True)
+class AskerSettings:
+    """What belongs to a trained asker besides its weights.
+
+    `prior_weight`: share of the prior that scoring subtracts. `temperature`: divides scores before they become
+    probabilities, fitted on held-out questions. `threshold`: "don't know" below it. `max_question`: longest question,
+    in tokens. `most_candidates`: entries of one subject scored as a whole; of larger subjects a wide beam's best.
+    `bf16`: run under autocast.
+    """
+
+    prior_weight: float = 0.8
+    temperature: float = 1.0
+    threshold: float = 0.0
+    max_question: int = 200
+    most_candidates: int = 256
+    bf16: bool = False
+
+    def calibrated(self, score: np.ndarray) -> np.ndarray:
+        """Probabilities of one question's candidates from their log scores [m]."""
+        scaled = score / self.temperature
+        weights = np.exp(scaled - scaled.max())
+        return weights / weights.sum()
+
+
+def save_asker(
+    folder: Path,
+    model: AskModel,
+    tokenizer: Tokenizer,
+    settings: AskerSettings,
+    *,
+    storage: Literal["fp32", "fp16", "int8"] = "fp32",
+) -> None:
+    """Write the folder; each file is replaced in one step, the weights last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder / "tokenizer.json")
+    metadata = {
+        "architecture": ARCHITECTURE,
+        "config": asdict(model.config),
+        "settings": asdict(settings),
+        "tokenizer": tokenizer.fingerprint,
+    }
+    save_weights(folder / "model.safetensors", model.state_dict(), metadata, storage=storage)
+
+
+def load_asker(folder: Path) -> tuple[AskModel, Tokenizer, AskerSettings]:
+    """Read a folder that `save_asker` wrote. Raises ModelError that says what is missing, damaged or different."""
+    weights_file = folder / "model.safetensors"
+    if not weights_file.exists():
+        raise ModelError(f"There is no asker in {str(folder)!r}: model.safetensors is missing. Train one: tianwen train ask")
+    weights = load_weights(weights_file)
+    metadata = weights.metadata
+    if metadata.get("architecture") != ARCHITECTURE:
+        raise ModelError(
+            f"{weights_file} holds {metadata.get('architecture', 'no asker')!r}; this version reads {ARCHITECTURE!r}."
+        )
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    if tokenizer.fingerprint != metadata["tokenizer"]:
+        raise ModelError(
+            f"The tokenizer in {str(folder)!r} ({tokenizer.fingerprint}) is not the one that the model was trained with "
+            f"({metadata['tokenizer']}). Copy both files of the model again."
+        )
+    config = dict(metadata["config"])
+    model = AskModel(AskConfig(**{**config, "backbone": RoFormerV2Config(**config["backbone"])}))
+    try:
+        model.load_state_dict({name: tensor.float() for name, tensor in weights.tensors.items()})
+    except RuntimeError as error:
+        raise ModelError(f"The weights in {weights_file} do not fit the shape they state: {error}") from error
+    return model, tokenizer, AskerSettings(**_known(metadata["settings"]))
+
+
+def _known(settings: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(AskerSettings)}
+    return {name: value for name, value in settings.items() if name in names}
