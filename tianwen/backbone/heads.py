@@ -10,12 +10,10 @@ Notation
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tianwen.backbone.packing import Pack
 from tianwen.backbone.roformer_v2 import RoFormerV2
 
 
@@ -58,11 +56,8 @@ class MaskedLanguageModel(nn.Module):
 
 
 def first_token(hidden: Float[Tensor, " batch length width"]) -> Float[Tensor, " batch width"]:
-    """The sequence's vector for classification: its first token's ([CLS]), without a pooling layer."""
+    """The sequence's vector for classification: its first token's ([CLS]), without a pooling layer.
+
+    In a padding-free batch the first tokens are `hidden[pack.starts]`, one a sequence, in the order of `pack.order`.
+    """
     return hidden[:, 0]
-
-
-def first_token_packed(hidden: Float[Tensor, " tokens width"], batch: Pack) -> Float[Tensor, " sequences width"]:
-    """The same from a padding-free batch, in input order of the pack's sequences (`sorted(batch.order)`)."""
-    in_order = torch.tensor(batch.order, device=hidden.device).argsort()
-    return hidden[batch.starts[in_order]]

@@ -109,9 +109,7 @@ def pack(
     if budget < 1:
         raise InputError(f"The token budget is {budget}; it must be at least 1 (1024 to 2048 is fastest on a CPU).")
     rows = [_row(sequence, index, "token ids") for index, sequence in enumerate(sequences)]
-    marks = (
-        None if segments is None else [_row(segment, index, "segment ids") for index, segment in enumerate(segments)]
-    )
+    marks = None if segments is None else [_row(marks, index, "segment ids") for index, marks in enumerate(segments)]
     if marks is not None and [len(row) for row in rows] != [len(mark) for mark in marks]:
         raise InputError("Segment ids must have the lengths of the token ids, row by row. Check both for truncation.")
     if rule == "unilm" and marks is None:

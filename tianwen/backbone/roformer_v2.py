@@ -50,8 +50,8 @@ class RoFormerV2Config:
             raise InputError(f"Every size of a RoFormerV2 must be at least 1; given was {self}.")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise InputError(
-                f"Width {self.width} and {self.heads} heads give heads of size {self.width / self.heads:g}; the size must "
-                "be a whole, even number, for RoPE turns pairs. Choose a width that is a multiple of 2 * heads."
+                f"Width {self.width} and {self.heads} heads give heads of size {self.width / self.heads:g}; the size "
+                "must be a whole, even number, for RoPE turns pairs. Choose a width that is a multiple of 2 * heads."
             )
 
 

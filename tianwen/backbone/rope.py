@@ -39,7 +39,10 @@ class RopeTable:
         self._rows: dict[torch.device, Tensor] = {}
 
     def rows(self, positions: Int[Tensor, " batch length"], *, bound: int | None = None) -> Tensor:
-        """Turns at `positions`: [batch, length, s/2, 2] float32. `bound` > all positions >= 0 spares looking at them."""
+        """Turns at `positions`: [batch, length, s/2, 2] float32.
+
+        With `bound`, a promise that 0 <= position < bound, the positions are not looked at (no wait for a GPU).
+        """
         if bound is None:
             low, high = (int(p) for p in positions.aminmax()) if positions.numel() else (0, 0)
             if low < 0:  # a table has no row for them, the rotation does

@@ -3,9 +3,9 @@
 Source: LevelDB's table format; tensorflow/core/protobuf/tensor_bundle.proto and tensor_shape.proto (field numbers).
 
 Notation
-    index file   blocks | footer (48 bytes: handle of the meta block, handle of the index block, padding, magic number)
+    index file   blocks | footer (48 bytes: handles of the meta block and the index block, padding, magic number)
     handle       two varints: offset and size of a block; behind each block stand 1 byte (compression) and a CRC
-    block        entries (shared, unshared, value length as varints; rest of the key; value) | restart offsets | their count
+    block        entries (shared, unshared, value length as varints; rest of the key; value) | restart offsets, count
     index block  last key of a data block -> its handle;   data block  tensor name -> BundleEntryProto ("" -> header)
     data files   the tensors' bytes, at the offset, of the size and with the CRC that the entry names
 """
