@@ -5,7 +5,7 @@
 See `loop` for how to use it, `data_order` for batches, `weights` for files to release.
 """
 
-from tianwen.training.data_order import BatchSource, FromFunction, in_batches, in_token_budget
+from tianwen.training.data_order import BatchSource, FromFunction, in_batches, in_packs, in_token_budget, mixture
 from tianwen.training.distributed import local_device
 from tianwen.training.interrupts import TrainingInterrupted
 from tianwen.training.loop import fit
@@ -21,8 +21,10 @@ __all__ = [
     "Weights",
     "fit",
     "in_batches",
+    "in_packs",
     "in_token_budget",
     "load_weights",
     "local_device",
+    "mixture",
     "save_weights",
 ]

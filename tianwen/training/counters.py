@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tianwen.training.step import Sums
+from tianwen.training.distributed import World
+from tianwen.training.step import Parts, Sums, merge
 
 
 @dataclass
@@ -42,19 +43,25 @@ class Window:
     norm: float = 0.0
     tokens: float = 0.0
     seconds: float = 0.0
-    parts: dict[str, float] = field(default_factory=dict)
+    parts: Parts = field(default_factory=dict)  # of this process alone, until `gather`
 
     def add(self, sums: Sums, norm: float) -> None:
         """Count one update that was done."""
         self.steps += 1
         self.loss += sums.mean_loss
         self.norm += norm
-        for name, value in sums.means().items():
-            self.parts[name] = self.parts.get(name, 0.0) + value
+        merge(self.parts, sums.parts)
+
+    def gather(self, world: World) -> None:
+        """Move the parts of all processes to rank 0; every process must call it."""
+        everyones = world.gathered(self.parts)
+        self.parts = {}
+        for parts in everyones if world.writes else []:
+            merge(self.parts, parts)
 
     def line(self) -> dict[str, float]:
         """The means, for the log; at least one update must have been counted."""
         told = {"loss": self.loss / self.steps, "grad_norm": self.norm / self.steps}
         if self.tokens and self.seconds:
             told["tokens_per_second"] = round(self.tokens / self.seconds, 1)
-        return told | {name: value / self.steps for name, value in self.parts.items()}
+        return told | {name: value / weight for name, (value, weight) in self.parts.items()}

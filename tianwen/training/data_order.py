@@ -1,28 +1,31 @@
-"""The order of the data as a pure function: which examples make batch i, with nothing to remember between batches.
+"""Batches as a pure function of their index, with nothing to remember between them.
 
 Because batch i follows from the seed and i alone, a resumed run needs no iterator state, a run on more processes sees
 the same global batches, and any batch can be made again for a look at it.
 
 Notation
-    i  index of the global batch, counted over the whole run      N  number of examples
-    r  rank of the process, R  number of processes: process r takes every R-th example of the global batch, from r
-    e  epoch (one pass over the examples); the permutation of epoch e follows from (seed, e)
+    i  index of the global batch, counted over the whole run (updates times `accumulate`)
+    r  rank of the process, R  number of processes: process r takes every R-th example of the global batch, from r on
 
 Use: `fit(model, loss_fn, in_batches(examples, collate, size=32, seed=1), ...)`, where `collate(examples, random)` makes
 one batch from a list; `random` is a numpy Generator of its own for every batch (for masking, cropping, noise).
+    in_batches        equal numbers of examples
+    in_token_budget   examples of similar length, at most so many tokens with padding
+    in_packs          examples of any length, at most so many tokens, for models without padding
+    mixture           several sources, one a batch, in given proportions
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from tianwen.errors import InputError
+from tianwen.training.orders import Epochs, Order, Packs, TokenBudget
 from tianwen.training.randomness import seed_from
 
 Example = TypeVar("Example")
@@ -59,19 +62,6 @@ class FromFunction:
         return {"kind": "function", "name": self.name}
 
 
-@runtime_checkable
-class Order(Protocol):
-    """Where each global batch finds its examples."""
-
-    def members(self, index: int) -> np.ndarray:
-        """The numbers of the examples in global batch `index`: int64 [examples of this batch]."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """As in BatchSource."""
-        ...
-
-
 @dataclass(frozen=True)
 class Ordered:
     """A sequence of examples, an order and a collate function, together a BatchSource."""
@@ -95,68 +85,27 @@ class Ordered:
 
 
 @dataclass(frozen=True)
-class Epochs:
-    """Batches of `size` examples from a new permutation each epoch; a batch may span the end of an epoch."""
+class Mixture:
+    """Batches of several sources in fixed proportions; see `mixture`."""
 
-    count: int
-    size: int
+    sources: Mapping[str, BatchSource]
+    period: tuple[str, ...]
+    """Names of the sources for one round of batches; each round shuffles them anew."""
     seed: int
 
-    def members(self, index: int) -> np.ndarray:
-        """See Order."""
-        places = np.arange(index * self.size, (index + 1) * self.size)
-        epochs = places // self.count
-        return np.concatenate(
-            [
-                _permutation(self.seed, int(epoch), self.count)[places[epochs == epoch] % self.count]
-                for epoch in np.unique(epochs)
-            ]
-        )
+    def batch(self, index: int, rank: int, world: int) -> Any:
+        """See BatchSource."""
+        turn, place = divmod(index, len(self.period))
+        names = _shuffled(self.period, self.seed, turn)
+        name = names[place]
+        earlier = turn * self.period.count(name) + names[:place].count(name)  # batches this source has given before
+        return self.sources[name].batch(earlier, rank, world)
 
     def describe(self) -> dict[str, Any]:
-        """See Order."""
-        return {"kind": "epochs", "examples": self.count, "size": self.size}
-
-
-@dataclass(frozen=True)
-class TokenBudget:
-    """Batches of similar length that hold at most `budget` tokens, padding included, in a new order each epoch.
-
-    Lengths are rounded up to a multiple of `rounding` and sorted; cutting the sorted list at the budget gives the same
-    cuts in every epoch, so batch i is found without walking through the batches before it. Each epoch shuffles the
-    examples of equal rounded length among themselves, and then the batches.
-    """
-
-    lengths: np.ndarray  # int64 [N], tokens of each example
-    budget: int
-    seed: int
-    rounding: int = 8
-    _cuts: np.ndarray = field(init=False, repr=False, compare=False)  # int64 [batches + 1]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_cuts", _cuts_of(np.sort(self._rounded()), self.budget))
-
-    @property
-    def batches(self) -> int:
-        """Number of batches in an epoch."""
-        return len(self._cuts) - 1
-
-    def members(self, index: int) -> np.ndarray:
-        """See Order."""
-        epoch, place = divmod(index, self.batches)
-        which = _permutation(self.seed, epoch, self.batches)[place]
-        shuffled = _permutation(self.seed, ~epoch, len(self.lengths))
-        by_length = shuffled[np.argsort(self._rounded()[shuffled], kind="stable")]
-        return by_length[self._cuts[which] : self._cuts[which + 1]]
-
-    def describe(self) -> dict[str, Any]:
-        """See Order."""
-        known = sha256(np.ascontiguousarray(self.lengths, dtype=np.int64).tobytes()).hexdigest()[:16]
-        kind = {"kind": "token budget", "examples": len(self.lengths), "budget": self.budget}
-        return {**kind, "rounding": self.rounding, "lengths": known}
-
-    def _rounded(self) -> np.ndarray:
-        return -(-self.lengths // self.rounding) * self.rounding
+        """See BatchSource."""
+        shares = {name: self.period.count(name) for name in self.sources}
+        told = {name: source.describe() for name, source in self.sources.items()}
+        return {"kind": "mixture", "seed": self.seed, "shares": shares, "sources": told}
 
 
 def in_batches(examples: Sequence[Example], collate: Collate[Example], *, size: int, seed: int = 0) -> Ordered:
@@ -182,29 +131,56 @@ def in_token_budget(
 
     Raises InputError if an example alone exceeds the budget, or lengths and examples differ in number.
     """
+    if rounding < 1:
+        raise InputError(f"rounding={rounding}: lengths are rounded up to a multiple of it, so the least is 1.")
+    known = _checked(examples, lengths, budget, rounding)
+    return Ordered(examples, collate, TokenBudget(known, budget, seed, rounding), seed)
+
+
+def in_packs(
+    examples: Sequence[Example],
+    lengths: Sequence[int] | np.ndarray,
+    collate: Collate[Example],
+    *,
+    budget: int,
+    seed: int = 0,
+) -> Ordered:
+    """Batches of examples of any length, together at most `budget` tokens, for models without padding (see Packs).
+
+    Raises InputError if an example alone exceeds the budget, or lengths and examples differ in number.
+    """
+    known = _checked(examples, lengths, budget, 1)
+    return Ordered(examples, collate, Packs(known, budget, seed), seed)
+
+
+def mixture(sources: Mapping[str, BatchSource], shares: Mapping[str, int], *, seed: int = 0) -> Mixture:
+    """Each batch from one of the named sources; in every round of sum(shares) batches a source gives its share.
+
+    `mixture({"real": a, "made": b}, {"real": 3, "made": 1})`: three batches in four are real, in random order.
+    Raises InputError if the names differ or a share is not a positive whole number.
+    """
+    if sources.keys() != shares.keys() or not sources or any(share < 1 for share in shares.values()):
+        raise InputError(
+            f"Sources {sorted(sources)}, shares {dict(shares)}: give each source a whole share of 1 or more."
+        )
+    period = tuple(name for name in sources for _ in range(shares[name]))
+    return Mixture(dict(sources), period, seed)
+
+
+def _checked(examples: Sequence[Any], lengths: Sequence[int] | np.ndarray, budget: int, rounding: int) -> np.ndarray:
     known = np.asarray(lengths, dtype=np.int64)  # [N]
-    if not len(examples) or known.shape != (len(examples),) or known.min() < 0 or rounding < 1:
-        raise InputError(f"{len(examples)} examples, {len(known)} lengths: give one length >= 0 for each example.")
+    if not len(examples) or known.shape != (len(examples),) or known.min() < 1:
+        raise InputError(f"{len(examples)} examples, {len(known)} lengths: give one length >= 1 for each example.")
     longest = int(-(-known.max() // rounding) * rounding)
     if longest > budget:
         raise InputError(
             f"The longest example has {known.max()} tokens, rounded up {longest}, and the budget is {budget}: "
             "raise the budget or cut the example."
         )
-    return Ordered(examples, collate, TokenBudget(known, budget, seed, rounding), seed)
+    return known
 
 
-@lru_cache(maxsize=8)
-def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    order = np.random.default_rng(seed_from("order", seed, epoch)).permutation(count)
-    order.setflags(write=False)
-    return order
-
-
-def _cuts_of(ascending: np.ndarray, budget: int) -> np.ndarray:
-    """Greedy cuts of ascending lengths so that (number * largest) of each run is at most `budget`."""
-    cuts = [0]
-    for place, length in enumerate(ascending.tolist()):
-        if (place + 1 - cuts[-1]) * length > budget:
-            cuts.append(place)
-    return np.array([*cuts, len(ascending)], dtype=np.int64)
+@lru_cache(maxsize=4)
+def _shuffled(period: tuple[str, ...], seed: int, turn: int) -> tuple[str, ...]:
+    order = np.random.default_rng(seed_from("mixture", seed, turn)).permutation(len(period))
+    return tuple(period[int(i)] for i in order)

@@ -68,6 +68,14 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def gathered(self, value: Any) -> list[Any]:
+        """The values of all processes, by rank, in every process."""
+        if self.size == 1:
+            return [value]
+        box = [None] * self.size
+        dist.all_gather_object(box, value)
+        return box
+
     def wait(self) -> None:
         """Return when all processes have come here."""
         if self.size > 1:

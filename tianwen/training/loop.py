@@ -186,7 +186,9 @@ class _Run:
             if "ema" in states:  # not so if it is added at a resume "anyway"
                 self.ema.load_state_dict(states["ema"])
         self.counters.take(facts["counters"])
-        self.window = Window(**facts["window"])
+        parts = {name: (value, weight) for name, (value, weight) in facts["window"]["parts"].items()}
+        # The parts saved are those of all processes: rank 0 goes on with them.
+        self.window = Window(**(facts["window"] | {"parts": parts if self.world.writes else {}}))
 
     def _open_scribes(self) -> None:
         self.scribes.add(JsonLog(self.folder / "log.jsonl", step=self.counters.step))
@@ -303,6 +305,7 @@ class _Run:
     # What happens between steps
 
     def _log(self) -> None:
+        self.window.gather(self.world)
         c, told = self.counters, self.window.line()
         c.loss = told["loss"]
         rate = float(self.optimiser.param_groups[0]["lr"])
@@ -342,6 +345,7 @@ class _Run:
             save_weights(self.folder / "best.safetensors", self.model.state_dict(), found)
 
     def _save(self) -> None:
+        self.window.gather(self.world)
         if not self.world.writes or self.counters.step in self.checkpoints.steps():
             return
         states: dict[str, Any] = {"model": dict(self.model.state_dict()), "optimiser": self.optimiser.state_dict()}

@@ -10,7 +10,7 @@ Notation
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +24,11 @@ from tianwen.training.distributed import World
 Loss = Tensor | tuple[Tensor, Mapping[str, Any]]
 LossFunction = Callable[[Any, Any], Any]
 """loss_fn(model, batch) -> Loss: a mean, or (mean, values). The value "weight" is the number of things in the mean,
-"tokens" is for the speed in the log; all others are averaged over the batches and logged. Give the same names in every
-step, and numbers rather than GPU tensors where you can: each tensor costs a wait for the GPU."""
+"tokens" is for the speed in the log; the others are averaged, by weight, over the batches that give them and logged.
+Give numbers rather than GPU tensors where you can, the weight above all: reading a tensor waits for the GPU."""
+
+Parts = dict[str, tuple[float, float]]
+"""name -> (sum of w times the value, sum of w) over the batches that gave a value of this name."""
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Sums:
     weight: float = 0.0  # sum of w
     tokens: float = 0.0
     stop: float = 0.0  # number of processes that were asked to stop
-    parts: dict[str, float] = field(default_factory=dict)  # sums of w times the value
+    parts: Parts = field(default_factory=dict)  # of this process alone
 
     def add(self, weight: float, loss: float, values: Mapping[str, float]) -> None:
         """Count one batch."""
@@ -45,16 +48,12 @@ class Sums:
         self.tokens += values.get("tokens", 0.0)
         for name, value in values.items():
             if name not in ("weight", "tokens"):
-                self.parts[name] = self.parts.get(name, 0.0) + weight * value
+                merge(self.parts, {name: (weight * value, weight)})
 
     @property
     def mean_loss(self) -> float:
         """Mean over all things; nan if there were none."""
         return self.loss / self.weight if self.weight else float("nan")
-
-    def means(self) -> dict[str, float]:
-        """Weighted means of the logged values."""
-        return {name: value / self.weight for name, value in self.parts.items()} if self.weight else {}
 
 
 def accumulate(
@@ -88,20 +87,25 @@ def accumulate(
     return sums
 
 
+def merge(parts: Parts, more: Mapping[str, Sequence[float]]) -> None:
+    """Add `more` to `parts`."""
+    for name, (value, weight) in more.items():
+        known = parts.get(name, (0.0, 0.0))
+        parts[name] = (known[0] + value, known[1] + weight)
+
+
 def combine(sums: Sums, parameters: list[Tensor], world: World) -> None:
-    """Add up the sums and the gradients of all processes, in place; all then hold the same."""
+    """Add up the sums (not `parts`) and the gradients of all processes, in place; all then hold the same."""
     if world.size == 1:
         return
     device = parameters[0].device
-    names = sorted(sums.parts)
-    numbers = [sums.loss, sums.weight, sums.tokens, sums.stop, *(sums.parts[name] for name in names)]
     present = [0.0 if p.grad is None else 1.0 for p in parameters]
-    table = torch.tensor([*numbers, *present], dtype=torch.float64, device=device)  # [4 + names + parameters]
+    numbers = [sums.loss, sums.weight, sums.tokens, sums.stop, *present]
+    table = torch.tensor(numbers, dtype=torch.float64, device=device)  # [4 + parameters]
     world.sum([table])
     total = table.tolist()
     sums.loss, sums.weight, sums.tokens, sums.stop = total[:4]
-    sums.parts = dict(zip(names, total[4 : 4 + len(names)], strict=True))
-    somewhere = [p for p, count in zip(parameters, total[4 + len(names) :], strict=True) if count]
+    somewhere = [p for p, count in zip(parameters, total[4:], strict=True) if count]
     for parameter in somewhere:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

@@ -74,7 +74,8 @@ def save_weights(
         text = json.dumps(header, ensure_ascii=False)
     except TypeError as error:
         raise ModelError(f"The metadata of {path} must be plain JSON values: {error}.") from error
-    known = {"tianwen": text, "sha256": _checksum(stored, text)}
+    # One key only: safetensors writes several in random order, and the same weights should give the same bytes.
+    known = {"tianwen": json.dumps({"header": text, "sha256": _checksum(stored, text)}, ensure_ascii=False)}
     try:
         replace_file(Path(path), lambda part: save_file(stored, part, metadata=known))
     except (OSError, SafetensorError) as error:
@@ -88,24 +89,34 @@ def load_weights(path: str | Path) -> Weights:
         raise ModelError(f"There are no weights at {path}. Give the path of a .safetensors file.")
     try:
         with safe_open(path, framework="pt") as file:
-            known = file.metadata() or {}
+            known = (file.metadata() or {}).get("tianwen")
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError, ValueError) as error:
         raise ModelError(f"{path} is damaged or no safetensors file: {error}. Fetch or write it again.") from error
-    if "tianwen" not in known:
+    if known is None:
         raise ModelError(
             f"{path} is a safetensors file, but not one of Tianwen's weights (its metadata has no 'tianwen'). "
             "Files of other projects are read by their own readers, see tianwen.backbone."
         )
-    if known.get("sha256") != _checksum(stored, known["tianwen"]):
-        raise ModelError(f"{path} is damaged: its content does not match its checksum. Fetch or write it again.")
-    header = json.loads(known["tianwen"])
+    header = _checked_header(path, known, stored)
     if header["format"] != FORMAT:
         raise ModelError(f"{path} has format {header['format']}, this version of Tianwen reads format {FORMAT}.")
     tensors: dict[str, Tensor] = {}
     for name, entry in header["entries"].items():
         tensors[name] = tensors[entry["same"]] if "same" in entry else _decode(name, stored, entry)
     return Weights(tensors, header["metadata"], header["storage"])
+
+
+def _checked_header(path: Path, known: str, stored: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The header of a file, once its checksum has been found right."""
+    try:
+        outer = json.loads(known)
+        text, checksum = outer["header"], outer["sha256"]
+    except (ValueError, KeyError, TypeError):
+        text, checksum = "", None
+    if checksum != _checksum(stored, text):
+        raise ModelError(f"{path} is damaged: its content does not match its checksum. Fetch or write it again.")
+    return json.loads(text)
 
 
 def _encode(name: str, tensor: Tensor, storage: Storage) -> tuple[dict[str, Tensor], dict[str, str]]:
