@@ -142,30 +142,28 @@ class Cutter:
         return out_ids, out_places
 
     def _with_marks(self, part: str, places: list[Place]) -> list[Place]:
-        """Let a piece reach over the marks that were composed into it; the library places it on its base only."""
-        if part.isascii() or not places:
+        """Let pieces reach over marks that were composed into them; the library places them on their base only."""
+        if part.isascii():
             return places
-        limit = len(part)
-        last: tuple[Place, Place] = ((-1, -1), (-1, -1))
-        out = []
-        for start, end in reversed(places):
-            if (start, end) == last[0]:
-                out.append(last[1])
-                continue
-            reach = end
-            while reach < limit and self._was_composed(part[reach]):
-                reach += 1
-            last = ((start, end), (start, reach))
-            out.append(last[1])
-            limit = min(limit, start)
-        out.reverse()
-        return out
+        reached: dict[Place, Place] = {}
+        before = 0  # the end of the place before
+        for (start, end), (after, _) in pairwise([*dict.fromkeys(places), (len(part), 0)]):
+            wide_start, wide_end = start, end
+            while wide_end < after and self._was_composed(part[wide_end]):
+                wide_end += 1
+            while wide_start > before and self._was_composed(part[wide_start - 1]):
+                wide_start -= 1  # rare: a mark that changed places with a spacing accent before it
+            before = max(before, wide_end)
+            reached[start, end] = wide_start, wide_end
+        return [reached[place] for place in places]
 
     def _was_composed(self, character: str) -> bool:
-        """Whether a character on which no piece lies went into the piece before it (or was whitespace, or dropped)."""
+        """Whether a character on which no piece lies went into a piece beside it (or was whitespace, or dropped)."""
+        if character.isspace():
+            return False
         if self.style == "bert":
             return unicodedata.category(character).startswith("M")
-        return bool(self._words_of_part("a" + character) != ["a"])
+        return self._words_of_part("a" + character) != ["a"]
 
 
 def spelt_in_bytes(word: str) -> list[int]:

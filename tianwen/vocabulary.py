@@ -42,7 +42,7 @@ def count_out_vocabulary(characters: Counter[str], words: Counter[str], *, size:
     if room < 0:
         raise InputError(f"size is {size}; the fixed pieces alone are {len(base)}. Ask for {len(base)} or more.")
     known = set(base)
-    singles = [c for c, n in characters.items() if n >= min_count and c not in known]
+    singles = [c for c, n in characters.items() if n >= min_count and c not in known and not _is_surrogate(c)]
     singles.sort(key=lambda c: (-characters[c], c))
     word_room = max(room // 4, room - len(singles))
     pieces = [p for p in word_pieces(words, size=word_room, min_count=min_count) if p not in known][:word_room]
@@ -105,11 +105,18 @@ def check_vocabulary(pieces: Sequence[str]) -> None:
             "A vocabulary starts with [PAD] [UNK] [CLS] [SEP] [MASK] and the bytes <0x00> to <0xFF> (261 pieces). "
             "Make one with Tokenizer.train(texts), or read a published vocab.txt with Tokenizer.from_vocab_txt(path)."
         )
+    broken = [piece for piece in pieces if _is_surrogate(piece)]
+    if broken:
+        raise InputError(f"The piece {broken[0]!r} holds half a surrogate pair; leave it out, it is spelt in bytes.")
     twice = [piece for piece, count in Counter(pieces).items() if count > 1]
     if twice:
         raise InputError(
             f"{len(twice)} pieces stand twice in the vocabulary, {twice[0]!r} for one; each may stand once."
         )
+
+
+def _is_surrogate(piece: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in piece)
 
 
 def normal_counts(pieces: Iterable[tuple[str, bool]]) -> tuple[Counter[str], Counter[str]]:
