@@ -19,7 +19,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,7 +34,7 @@ class Runs:
 
     shapes: tuple[tuple[int, int], ...]  # (count, length) of each run
     rule: Rule = "encoder"
-    masks: tuple[Bool[Tensor, " count 1 length length"], ...] = ()  # one a run, for UniLM only
+    masks: tuple[Tensor, ...] = ()  # bool [c, 1, t, t], one a run, for UniLM only
 
     def attend(
         self,
