@@ -1,0 +1,143 @@
+"""What came of reading facts: how many were kept, which lines were left out and why.
+
+Post: 8802
+
+Every reader hands over raw frames with the columns
+
+| column                       | type   | meaning                                                                      |
+|------------------------------|--------|------------------------------------------------------------------------------|
+| line                         | Int64  | line of the file (row, in Parquet), counted from 1                           |
+| subject, predicate, object   | String | null where the line has none                                                 |
+| sense                        | String | null: take it from the subject's bracket; a text, "" too: the subject stands |
+| source                       | String | null or "" when unknown                                                      |
+
+and `Report.keep` returns the rows that are facts, with the five columns of `facts.FIELDS`, none of them null.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from tianwen.ask.facts import FIELDS, NAME_LIMIT, OBJECT_LIMIT, split_sense
+from tianwen.errors import InputError
+
+PROBLEMS_KEPT = 1_000
+RAW_SCHEMA = {"line": pl.Int64, **dict.fromkeys(FIELDS, pl.String)}
+FACT_SCHEMA = dict.fromkeys(FIELDS, pl.String)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One line that is not a fact."""
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line:,}: {self.reason}"
+
+
+@dataclass(slots=True)
+class Report:
+    """Counts and reasons of one reading, over all its files.
+
+    `problems` holds the first 1,000 lines left out, in order; `reasons` counts them all. With `strict` the first one
+    raises InputError instead.
+    """
+
+    strict: bool = False
+    rows: int = 0
+    skipped: int = 0
+    merged: int = 0  # exact duplicates; counted by who stores the facts
+    reasons: Counter[str] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+    bytes_done: int = 0
+    bytes_total: int | None = None
+
+    def skip(self, file: str, line: int, reason: str, *, kind: str | None = None) -> None:
+        """Note one line that is not a fact; `kind` is the reason without its numbers, for counting."""
+        problem = Problem(file, line, reason)
+        if self.strict:
+            raise InputError(f"{problem}. Repair the line, or read without strict to leave such lines out.")
+        self.skipped += 1
+        self.reasons[kind or reason] += 1
+        if len(self.problems) < PROBLEMS_KEPT:
+            self.problems.append(problem)
+
+    def keep(self, raw: pl.DataFrame, file: str) -> pl.DataFrame:
+        """Check a raw frame; return its facts and note the other lines."""
+        named = _split_senses(raw.with_columns(pl.col(FIELDS).str.strip_chars()))
+        judged = named.with_columns(_problem().alias("problem"))
+        bad = judged.filter(pl.col("problem").is_not_null())
+        if bad.height:
+            self._skip_rows(bad, file)
+            judged = judged.filter(pl.col("problem").is_null())
+        self.rows += judged.height
+        return judged.select(FIELDS)
+
+    def _skip_rows(self, bad: pl.DataFrame, file: str) -> None:
+        listed = bad.head(1 if self.strict else PROBLEMS_KEPT)
+        for line, reason in listed.select("line", "problem").iter_rows():
+            self.skip(file, line, reason)
+        # A file of another kind can have millions of bad lines: beyond those listed they are only counted.
+        for reason, count in bad.slice(listed.height)["problem"].value_counts().iter_rows():
+            self.skipped += count
+            self.reasons[reason] += count
+
+    def summary(self) -> str:
+        """One sentence for people: what was read and, most frequent reason first, what was left out."""
+        text = f"{self.rows:,} facts read"
+        if self.merged:
+            text += f", {self.merged:,} of them exact duplicates"
+        if not self.skipped:
+            return text + "."
+        reasons = "; ".join(f"{count:,} x {reason}" for reason, count in self.reasons.most_common(5))
+        return f"{text}; {self.skipped:,} lines left out ({reasons})."
+
+
+def _split_senses(raw: pl.DataFrame) -> pl.DataFrame:
+    """Fill `sense` where the row has none of its own, from the subject's trailing full-width bracket."""
+    subject, last = pl.col("subject"), r"（([^（）]+)）$"
+    open_question = pl.col("sense").is_null() & subject.str.ends_with("）")
+    raw = raw.with_columns(
+        pl.when(open_question).then(subject.str.extract(last).str.strip_chars()).alias("inner"),
+        pl.when(open_question).then(subject.str.replace(last, "").str.strip_chars()).alias("name"),
+    )
+    plain = pl.col("inner").is_not_null() & (pl.col("inner") != "") & (pl.col("name") != "")
+    # Nested, unmatched and empty brackets are rare: they take the exact function.
+    rare = raw.filter(open_question & ~plain.fill_null(False))["subject"].unique(maintain_order=True)
+    parts = [split_sense(text) for text in rare]
+    table = pl.DataFrame(
+        {"subject": rare, "rare_name": [name for name, _ in parts], "rare_sense": [sense for _, sense in parts]},
+        schema=dict.fromkeys(("subject", "rare_name", "rare_sense"), pl.String),
+    )
+    if table.height:
+        raw = raw.join(table, on="subject", how="left", maintain_order="left")
+    else:
+        raw = raw.with_columns(pl.lit(None, pl.String).alias("rare_name"), pl.lit(None, pl.String).alias("rare_sense"))
+    return raw.with_columns(
+        pl.when(plain).then("name").when(open_question).then("rare_name").otherwise(subject).alias("subject"),
+        pl.when(plain).then("inner").when(open_question).then("rare_sense").otherwise("sense").fill_null("").alias("sense"),
+        pl.col("source").fill_null(""),
+    ).select(RAW_SCHEMA.keys())
+
+
+def _problem() -> pl.Expr:
+    """The first reason why a row is not a fact, null when it is one; the same rules as `facts.problem_of`."""
+    reason = pl.lit(None, pl.String)
+    for name in reversed(FIELDS):
+        text = pl.col(name)
+        limit = OBJECT_LIMIT if name == "object" else NAME_LIMIT
+        # len_bytes is free and an upper bound of the characters.
+        long = (text.str.len_bytes() > limit) & (text.str.len_chars() > limit)
+        reason = pl.when(long).then(pl.lit(f"the {name} has more than {limit:,} characters")).otherwise(reason)
+        nul = text.str.contains("\0", literal=True)
+        reason = pl.when(nul).then(pl.lit(f"the {name} holds a NUL character")).otherwise(reason)
+        if name in FIELDS[:3]:
+            empty = text.is_null() | (text == "")
+            reason = pl.when(empty).then(pl.lit(f"the {name} is empty")).otherwise(reason)
+    return reason

@@ -1,0 +1,412 @@
+"""A knowledge base: facts in a folder, to be asked, added to, removed from and compacted; every change is on disk when it returns.
+
+Post: 8802
+
+    my.kb/catalogue.sqlite          what is true: segments, edits, sources, settings (`catalogue`)
+          catalogue.seal            its checksum and the last acknowledged commit
+          segments/0001/            immutable: a prefix tree and its facts (`segment`)
+          tokenizer-FINGERPRINT.json
+          write.lock                held by the one process that writes
+
+A writer makes new files beside the old ones and then commits one transaction: before it nothing has changed, after it
+everything has. Readers hold a `Snapshot`, which no later change touches. A new folder is built under another name and
+renamed when complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int64
+
+from tianwen.ask import catalogue as store
+from tianwen.ask.added import AddedFacts
+from tianwen.ask.catalogue import Catalogue, Changes, Seen, State
+from tianwen.ask.durable import WriteLock, checksum, is_read_only, remove_tree, telling
+from tianwen.ask.fact_files import facts_of
+from tianwen.ask.fact_report import FACT_SCHEMA, Report
+from tianwen.ask.loading import Loaded, Progress, Source, gather, without_known
+from tianwen.ask.new_folder import LOCK, SEGMENTS, build_folder, note_sources, segment_folder, write_segment, write_tokenizer
+from tianwen.ask.segment import Segment, check, damaged
+from tianwen.ask.snapshot import NONE, Part, Snapshot, check_text, require_tokenizer
+from tianwen.errors import InputError, KnowledgeBaseDamaged, KnowledgeBaseError, KnowledgeBaseNotFound
+from tianwen.text import Tokenizer
+
+# More added facts than this become a segment on disk: rows in SQLite are read and indexed again by every process.
+MOST_ADDED = 20_000
+LOCK_TIMEOUT = 5.0  # seconds a writer waits for another one
+
+
+class KnowledgeBase:
+    """An open knowledge base. Use `open` or `build`; reading and writing are safe from several threads and processes."""
+
+    def __init__(self, folder: Path, catalogue: Catalogue, tokenizer: Tokenizer | None) -> None:
+        self.folder = folder
+        self.lock_timeout = LOCK_TIMEOUT
+        self._catalogue = catalogue
+        self._required = tokenizer
+        self._tokenizer = tokenizer
+        self._lock = threading.RLock()
+        self._view = _View()
+        self._snapshot: Snapshot | None = None
+
+    # Making and opening
+
+    @classmethod
+    def build(
+        cls,
+        source: Source,
+        folder: str | Path,
+        *,
+        tokenizer: Tokenizer,
+        strict: bool = False,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+        report: Report | None = None,
+    ) -> KnowledgeBase:
+        """Read facts and make a knowledge base of them; it appears at `folder` complete, or not at all.
+
+        `source` is a file, several files, or facts (see `loading.Source`; `read_facts` for other options). With
+        `overwrite` the facts replace those of a knowledge base that is there, in one step that readers see whole.
+        `report` tells what was read; with `strict` the first line that is no fact raises InputError.
+        """
+        folder = Path(folder)
+        _require_place(folder, overwrite)
+        report = Report() if report is None else report
+        report.strict = report.strict or strict
+        loaded = gather(source, report, progress)
+        if not loaded.facts.height and (loaded.files or report.skipped):
+            raise InputError(f"There is no fact to build a knowledge base from. {report.summary()}")
+        if progress is not None:
+            progress(0, loaded.facts.height, "indexing")
+        with telling(folder, "building"):
+            if not (folder / store.FILE).exists() or not cls._replaced(folder, loaded, tokenizer):
+                old = _moved_away(folder) if (folder / store.FILE).exists() else None
+                created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                build_folder(folder, loaded, tokenizer, {"created": created})
+                if old is not None:
+                    remove_tree(old)
+        if progress is not None:
+            progress(loaded.facts.height, loaded.facts.height, "indexing")
+        return cls.open(folder, tokenizer=tokenizer)
+
+    @classmethod
+    def open(cls, folder: str | Path, *, tokenizer: Tokenizer | None = None) -> KnowledgeBase:
+        """Open a knowledge base after checking it; without `tokenizer` the one saved in the folder is used.
+
+        Raises KnowledgeBaseNotFound, KnowledgeBaseDamaged, or WrongTokenizer when `tokenizer` is another one.
+        """
+        catalogue = Catalogue(Path(folder))
+        try:
+            catalogue.verify()
+            kb = cls(Path(folder), catalogue, tokenizer)
+            kb.snapshot()
+        except BaseException:
+            catalogue.close()
+            raise
+        return kb
+
+    def close(self) -> None:
+        """Let go of the files; snapshots stay usable."""
+        self._catalogue.close()
+
+    def __enter__(self) -> KnowledgeBase:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.folder, self._required)
+
+    def __len__(self) -> int:
+        """Number of facts."""
+        return len(self.snapshot())
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the knowledge base was built with."""
+        return self.snapshot().tokenizer
+
+    # Reading
+
+    def snapshot(self) -> Snapshot:
+        """What is true now, as a view that stays as it is; about 30 microseconds when nothing changed."""
+        with self._lock:
+            if self._snapshot is not None and self._catalogue.commit_number() == self._snapshot.commit:
+                return self._snapshot
+            for _ in range(20):
+                changes = self._catalogue.changes(self._view.seen)
+                try:
+                    tokenizer = self._tokenizer_of(changes.state)
+                    self._view = self._view.after(changes, tokenizer, self.folder)
+                except FileNotFoundError as error:  # a compaction finished in between: look again
+                    gone = error
+                    if self._catalogue.commit_number() == changes.state.commit:
+                        raise damaged(Path(str(gone)), "the segment is missing") from error
+                    continue
+                self._snapshot = Snapshot(self._view.parts(tokenizer), tokenizer, commit=changes.state.commit)
+                return self._snapshot
+        raise KnowledgeBaseError(f"{self.folder} changes faster than it can be read. Try again.")
+
+    def _tokenizer_of(self, state: State) -> Tokenizer:
+        fingerprint = state.settings["tokenizer"]
+        path = self.folder / f"tokenizer-{fingerprint}.json"
+        if self._required is not None:
+            require_tokenizer(str(self.folder), fingerprint, self._required)
+        if self._tokenizer is None or self._tokenizer.fingerprint != fingerprint or self._snapshot is None:
+            try:
+                size, crc = checksum(path)
+            except OSError as error:
+                raise damaged(path, error.strerror or str(error)) from error
+            if (str(size), f"{crc:08x}") != (state.settings["tokenizer_bytes"], state.settings["tokenizer_crc32"]):
+                raise damaged(path, "its checksum differs from the one recorded")
+            self._tokenizer = self._required or Tokenizer.load(path)
+        return self._tokenizer
+
+    def info(self) -> dict[str, Any]:
+        """Counts and properties, ready for JSON."""
+        snapshot, state = self.snapshot(), self._catalogue.state()
+        kinds = {name: _distinct(snapshot, name) for name in ("subject", "predicate", "sense")}
+        return {
+            "folder": str(self.folder),
+            "facts": len(snapshot),
+            "subjects": kinds["subject"],
+            "predicates": kinds["predicate"],
+            "senses": kinds["sense"],
+            "segments": len(state.segments),
+            "added": sum(len(part) for part in snapshot.parts[len(state.segments) :]),
+            "removed": int(state.settings["removed_rows"]),
+            "duplicates": int(state.settings["duplicates"]),
+            "bytes": sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()),
+            "format": int(state.settings["format"]),
+            "tokenizer": state.settings["tokenizer"],
+            "created": state.settings["created"],
+            "commit": state.commit,
+            "sources": [
+                {"name": name, "facts": facts, "skipped": skipped, "time": moment}
+                for _, name, facts, skipped, moment in state.sources
+            ],
+        }
+
+    def verify(self) -> None:
+        """Read every file and compare it with its checksum, however large; raises KnowledgeBaseDamaged."""
+        for number, _, manifest in self._catalogue.verify().segments:
+            check(segment_folder(self.folder, number), manifest_checksum=manifest, full=True)
+
+    # Writing
+
+    def add(self, facts: Source, *, report: Report | None = None) -> int:
+        """Add facts (the same sources as `build`) and return how many were new; they are on disk and visible now."""
+        report = Report() if report is None else report
+        self._require_writable()
+        loaded = gather(facts, report)
+        with self._writing() as snapshot:
+            fresh = without_known(loaded.facts, snapshot)
+            known = loaded.facts.height - fresh.height
+            report.merged += known
+            loaded.duplicates += known
+            if fresh.height or loaded.duplicates or loaded.files:
+                self._store(fresh, loaded)
+        return fresh.height
+
+    def _store(self, fresh: pl.DataFrame, loaded: Loaded) -> None:
+        added = pl.concat([*self._view.added_frames(), fresh])
+        if added.height <= MOST_ADDED:
+            with self._catalogue.writing() as connection:
+                store.insert_facts(connection, facts_of(fresh))
+                note_sources(connection, loaded)
+            return
+        number = self._next_number()
+        manifest = write_segment(self.folder, number, added, self.tokenizer)
+        with self._catalogue.writing() as connection:
+            store.forget_edits(connection, segments=False)
+            store.insert_segment(connection, number, added.height, manifest)
+            note_sources(connection, loaded)
+
+    def remove(
+        self, subject: str | None, predicate: str | None = None, object: str | None = None, sense: str | None = None
+    ) -> int:
+        """Remove the facts with exactly these texts (None matches anything) and return how many there were."""
+        wanted = {"subject": subject, "predicate": predicate, "object": object, "sense": sense}
+        for name, text in wanted.items():
+            check_text(name, text)
+        if all(text is None for text in wanted.values()):
+            raise InputError("Say what to remove: a subject, a predicate, an object or a sense. Nothing was removed.")
+        self._require_writable()
+        with self._writing() as snapshot:
+            rows = [row for part, found in snapshot.find_rows(wanted) for row in self._view.named(part, found)]
+            if rows:
+                with self._catalogue.writing() as connection:
+                    store.insert_removed(connection, rows)
+        return len(rows)
+
+    def compact(self, *, progress: Progress | None = None) -> None:
+        """Merge all segments and edits into one segment; running readers keep what they see."""
+        self._require_writable()
+        with self._writing() as snapshot:
+            edited = len(snapshot.parts) > 1 or len(snapshot.parts[0].gone) or not self._view.segments
+            if not edited:
+                return
+            if progress is not None:
+                progress(0, len(snapshot), "indexing")
+            facts = pl.concat([pl.DataFrame(schema=FACT_SCHEMA), *snapshot.frames()])
+            self._replace(facts, Loaded(facts), self.tokenizer)
+            if progress is not None:
+                progress(len(snapshot), len(snapshot), "indexing")
+
+    @classmethod
+    def _replaced(cls, folder: Path, loaded: Loaded, tokenizer: Tokenizer) -> bool:
+        """Put facts in the place of all those of an existing knowledge base; False when that is damaged."""
+        try:
+            kb = cls.open(folder)
+        except KnowledgeBaseDamaged:
+            return False
+        with kb:
+            kb._require_writable()
+            with kb._writing():
+                kb._replace(loaded.facts, loaded, tokenizer)
+        return True
+
+    def _replace(self, facts: pl.DataFrame, loaded: Loaded, tokenizer: Tokenizer) -> None:
+        """One segment in the place of everything."""
+        number = self._next_number()
+        settings = write_tokenizer(self.folder, tokenizer)
+        manifest = write_segment(self.folder, number, facts, tokenizer)
+        with self._catalogue.writing() as connection:
+            store.forget_edits(connection, segments=True)
+            store.insert_segment(connection, number, facts.height, manifest)
+            note_sources(connection, loaded)
+            store.change_settings(connection, **settings)
+        self._sweep()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Snapshot]:
+        """Hold the write lock; yields the snapshot that the change starts from."""
+        with telling(self.folder, "writing"), WriteLock(self.folder / LOCK, timeout=self.lock_timeout):
+            self._sweep()
+            yield self.snapshot()
+
+    def _require_writable(self) -> None:
+        if self._catalogue.read_only or is_read_only(self.folder):
+            raise KnowledgeBaseError(
+                f"{self.folder} is read-only: it can be asked, not changed. Change its rights (chmod -R u+w) or copy it."
+            )
+
+    def _next_number(self) -> int:
+        return 1 + max((number for number, _, _ in self._catalogue.state().segments), default=0)
+
+    def _sweep(self) -> None:
+        """Delete what no commit names: segments that were merged, leftovers of a process that died. Needs the lock.
+
+        A reader that has a segment mapped keeps it on POSIX; on Windows the deletion waits for a later writer.
+        """
+        state = self._catalogue.state()
+        named = {segment_folder(self.folder, number).name for number, _, _ in state.segments}
+        for path in (self.folder / SEGMENTS).iterdir():
+            if path.name not in named:
+                remove_tree(path)
+        current = f"tokenizer-{state.settings['tokenizer']}.json"
+        for path in [*self.folder.glob("tokenizer-*.json"), *self.folder.glob(".*.tmp")]:
+            if path.name != current:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+class _View:
+    """What a process has read of the catalogue: mapped segments, indexed additions, and what is gone from each."""
+
+    def __init__(self) -> None:
+        self.seen = Seen()
+        self.segments: dict[int, Part] = {}
+        self.added = AddedFacts()
+        self.removed: Int64[np.ndarray, " removed"] = NONE  # ids of added facts
+
+    def after(self, changes: Changes, tokenizer: Tokenizer, folder: Path) -> _View:
+        """The view with some changes taken in; this one stays as it is."""
+        view = _View()
+        same = changes.seen.epoch == self.seen.epoch
+        if same:
+            view.added.chunks, view.removed = self.added.chunks, self.removed
+        for number, facts, manifest in changes.state.segments:
+            part = self.segments.get(number)
+            if part is None:
+                part = Part(Segment.open(segment_folder(folder, number), manifest_checksum=manifest))
+                if len(part.segment) != facts:
+                    raise damaged(folder, f"segment {number} has {len(part.segment)} facts instead of {facts}")
+            view.segments[number] = part if same else Part(part.segment)
+        gone: dict[int, list[int]] = {}
+        for segment, row in changes.removed:
+            gone.setdefault(segment, []).append(row)
+        for number, rows in gone.items():
+            if number:
+                view.segments[number] = view.segments[number].without(np.array(rows, np.int64))
+        view.removed = np.union1d(view.removed, np.array(gone.get(0, ()), np.int64))
+        view.added.extend(changes.added, tokenizer)
+        view.seen = changes.seen
+        return view
+
+    def parts(self, tokenizer: Tokenizer) -> list[Part]:
+        """Segments by number, then additions; never none."""
+        parts = [*self.segments.values(), *self.added.parts(self.removed)]
+        return parts or [Part(Segment.of(pl.DataFrame(schema=FACT_SCHEMA), tokenizer)[0])]
+
+    def added_frames(self) -> list[pl.DataFrame]:
+        """The added facts that are still there, in the order of their coming."""
+        return [
+            chunk.facts.filter(~np.isin(chunk.ids, self.removed)) if len(self.removed) else chunk.facts
+            for chunk in self.added.chunks
+        ]
+
+    def named(self, part: int, rows: Int64[np.ndarray, " rows"]) -> Iterator[tuple[int, int]]:
+        """Rows of a part of the snapshot as the catalogue names them: (segment, row), or (0, id of an added fact)."""
+        numbers = list(self.segments)
+        if part < len(numbers):
+            yield from ((numbers[part], int(row)) for row in rows)
+        else:
+            ids = self.added.chunks[part - len(numbers)].ids_of(rows)
+            yield from ((0, int(number)) for number in ids)
+
+
+def _reopened(folder: Path, tokenizer: Tokenizer | None) -> KnowledgeBase:
+    return KnowledgeBase.open(folder, tokenizer=tokenizer)
+
+
+def _distinct(snapshot: Snapshot, name: str) -> int:
+    """How many different texts a field has among the facts that are there; "" is none."""
+    texts = []
+    for part in snapshot.parts:
+        names, column = part.segment.names[name], part.segment.values[name]
+        used = column.unique() if not len(part.gone) else column.gather(part.live_rows(range(len(column)))).unique()
+        texts.append(names.gather(used))
+    everything = pl.concat(texts).unique() if texts else pl.Series([], dtype=pl.String)
+    return int((everything != "").sum())
+
+
+def _require_place(folder: Path, overwrite: bool) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file; a knowledge base is a folder. Choose another name.")
+    is_base = (folder / store.FILE).exists() or (folder / store.SEAL).exists()
+    if not is_base and any(folder.iterdir()):
+        raise InputError(f"{folder} is a folder with other things in it; it is left alone. Choose another name.")
+    if is_base and not overwrite:
+        raise InputError(
+            f"{folder} is a knowledge base already. Add to it, choose another name, or build with overwrite "
+            "(--force) to replace its facts."
+        )
+
+
+def _moved_away(folder: Path) -> Path:
+    """Rename a damaged knowledge base, to be deleted once the new one stands."""
+    old = folder.with_name(f".{folder.name}.damaged-{time.time_ns()}")
+    folder.rename(old)
+    return old

@@ -1,0 +1,138 @@
+"""Everything that facts can come from, as one frame without exact duplicates.
+
+Post: 8802
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import polars as pl
+
+from tianwen.ask.fact_files import read_facts
+from tianwen.ask.fact_report import FACT_SCHEMA, Report
+from tianwen.ask.facts import FIELDS, Fact, as_facts
+from tianwen.ask.ragged import pointers
+from tianwen.ask.snapshot import Snapshot
+from tianwen.errors import InputError
+
+# A path, several paths, facts, tuples (subject, predicate, object[, source]), or frames as `read_facts` yields them.
+Source: TypeAlias = "str | Path | pl.DataFrame | Iterable[str | Path | Fact | tuple[str, ...] | pl.DataFrame]"
+# Called with what is done, what there is in all (None: unknown) and the stage, "reading", "indexing" or "writing".
+Progress: TypeAlias = Callable[[int, "int | None", str], None]
+
+_FACTS_AT_ONCE = 50_000
+_TOKENS_AT_ONCE = 4_000_000
+
+
+@dataclass(slots=True)
+class Loaded:
+    """Facts read: columns `facts.FIELDS`, each fact once, in the order of their first coming."""
+
+    facts: pl.DataFrame
+    duplicates: int = 0
+    files: list[tuple[str, int, int]] = field(default_factory=list)  # name, facts kept, lines left out
+
+
+def gather(source: Source, report: Report, progress: Progress | None = None) -> Loaded:
+    """Read a source whole; duplicates are merged and counted, also in `report.merged`."""
+    loaded = Loaded(pl.DataFrame(schema=FACT_SCHEMA))
+    frames = [loaded.facts]
+    for frame in _frames(source, report, loaded):
+        frames.append(frame)
+        if progress is not None:
+            progress(sum(part.height for part in frames), None, "reading")
+    everything = pl.concat(frames)
+    loaded.facts = everything.unique(maintain_order=True)
+    loaded.duplicates = everything.height - loaded.facts.height
+    report.merged += loaded.duplicates
+    return loaded
+
+
+def without_known(facts: pl.DataFrame, snapshot: Snapshot) -> pl.DataFrame:
+    """The facts that the knowledge base does not have yet."""
+    known = [frame for subjects in _batches(facts["subject"].unique()) for frame in _about(subjects, snapshot)]
+    if not known:
+        return facts
+    return facts.join(pl.concat(known), on=FIELDS, how="anti", maintain_order="left")
+
+
+def _frames(source: Source, report: Report, loaded: Loaded) -> Iterator[pl.DataFrame]:
+    if isinstance(source, (str, Path)):
+        yield from _file(source, report, loaded)
+        return
+    if isinstance(source, pl.DataFrame):
+        yield report.keep(_with_lines(source), "the frame")
+        return
+    if isinstance(source, Fact) or not isinstance(source, Iterable):
+        raise InputError(
+            f"Facts come from a file, several files, or a list of Fact; {type(source).__name__} is none of them."
+        )
+    items: Iterator[Any] = iter(source)
+    count = 0
+    for first in items:
+        if isinstance(first, (str, Path)):
+            yield from _file(first, report, loaded)
+        elif isinstance(first, pl.DataFrame):
+            yield first.select(FIELDS)
+        else:
+            facts = as_facts(islice(chain([first], items), _FACTS_AT_ONCE), start=count)
+            count += len(facts)
+            report.rows += len(facts)
+            yield _frame(facts)
+
+
+def _file(path: str | Path, report: Report, loaded: Loaded) -> Iterator[pl.DataFrame]:
+    rows, skipped = report.rows, report.skipped
+    yield from read_facts(path, report=report)
+    loaded.files.append((str(path), report.rows - rows, report.skipped - skipped))
+
+
+def _with_lines(frame: pl.DataFrame) -> pl.DataFrame:
+    missing = [name for name in FIELDS[:3] if name not in frame.columns]
+    if missing:
+        raise InputError(f"A frame of facts needs the columns subject, predicate and object; {missing[0]} is missing.")
+    columns = [
+        (pl.col(name).cast(pl.String) if name in frame.columns else pl.lit(None, pl.String)).alias(name)
+        for name in FIELDS
+    ]
+    return frame.select(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line"), *columns)
+
+
+def _frame(facts: list[Fact]) -> pl.DataFrame:
+    return pl.DataFrame({name: [getattr(fact, name) for fact in facts] for name in FIELDS}, schema=FACT_SCHEMA)
+
+
+def _batches(subjects: pl.Series) -> Iterator[list[str]]:
+    """Subjects in batches whose table of tokens stays small, however long some of them are."""
+    batch: list[str] = []
+    longest = 0
+    for subject in subjects:
+        longest = max(longest, len(subject))
+        if batch and (len(batch) + 1) * 4 * longest > _TOKENS_AT_ONCE:
+            yield batch
+            batch, longest = [], len(subject)
+        batch.append(subject)
+    if batch:
+        yield batch
+
+
+def _about(subjects: list[str], snapshot: Snapshot) -> Iterator[pl.DataFrame]:
+    """All facts that the snapshot has about some subjects."""
+    row_ptr, tokens = snapshot.tokenizer.ids_batch(subjects)
+    lengths = np.diff(row_ptr)
+    ids = np.full((len(subjects), int(lengths.max()) + 1), snapshot.tokenizer.sep_id, np.int32)
+    row = np.arange(len(subjects)).repeat(lengths)
+    ids[row, np.arange(len(tokens)) - row_ptr[row]] = tokens
+    for part in snapshot.parts:
+        segment = part.segment
+        low, high = segment.trie.rows(segment.trie.walk(ids, lengths + 1))
+        first, count = segment.key_ptr[low], segment.key_ptr[high] - segment.key_ptr[low]
+        rows = np.repeat(first - pointers(count)[:-1], count) + np.arange(count.sum())
+        if len(rows := np.setdiff1d(rows, part.gone)):
+            yield segment.frame(rows)

@@ -1,0 +1,109 @@
+"""New folders of a knowledge base, complete and on disk before anyone sees them under their name.
+
+Post: 8802
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from tianwen.ask import catalogue as store
+from tianwen.ask.catalogue import Catalogue
+from tianwen.ask.durable import WriteLock, checksum, flush_file, flush_folder, flush_tree, remove_tree
+from tianwen.ask.loading import Loaded
+from tianwen.ask.segment import Segment
+from tianwen.errors import InputError
+from tianwen.text import Tokenizer
+
+LOCK = "write.lock"
+SEGMENTS = "segments"
+
+
+def write_segment(folder: Path, number: int, facts: pl.DataFrame, tokenizer: Tokenizer) -> int:
+    """Index facts into `segments/NUMBER`; the manifest's checksum. Nobody reads it before the catalogue names it."""
+    target = segment_folder(folder, number)
+    beside = target.with_name(f".{target.name}.tmp")
+    for left_over in (beside, target):  # of a process that died before its commit
+        remove_tree(left_over)
+    try:
+        manifest = Segment.of(facts, tokenizer)[0].save(beside, tokenizer=tokenizer.fingerprint)
+        os.rename(beside, target)
+    except BaseException:
+        remove_tree(beside)
+        raise
+    flush_folder(target.parent)
+    return manifest
+
+
+def segment_folder(folder: Path, number: int) -> Path:
+    """`segments/0001` for number 1."""
+    return folder / SEGMENTS / f"{number:04d}"
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
+    """Save the tokenizer into the folder; the settings that name it and its checksum."""
+    path = folder / f"tokenizer-{tokenizer.fingerprint}.json"
+    tokenizer.save(path)
+    flush_file(path)
+    size, crc = checksum(path)
+    return {"tokenizer": tokenizer.fingerprint, "tokenizer_bytes": str(size), "tokenizer_crc32": f"{crc:08x}"}
+
+
+def build_folder(folder: Path, loaded: Loaded, tokenizer: Tokenizer, settings: dict[str, str]) -> None:
+    """Make a whole knowledge base beside `folder` and rename it; raises InputError when `folder` came to be meanwhile."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _folder_beside(folder) as beside:
+        (beside / SEGMENTS).mkdir()
+        settings = settings | write_tokenizer(beside, tokenizer)
+        manifest = write_segment(beside, 1, loaded.facts, tokenizer)
+        catalogue = Catalogue(beside, create=True)
+        try:
+            catalogue.create(settings)
+            with catalogue.writing() as connection:
+                store.insert_segment(connection, 1, loaded.facts.height, manifest)
+                note_sources(connection, loaded)
+        finally:
+            catalogue.close()
+        flush_tree(beside)
+        try:
+            os.rename(beside, folder)
+        except OSError as error:
+            raise InputError(f"{folder} appeared while it was being built ({error.strerror}); it is left as it is.") from error
+        flush_folder(folder.parent)
+
+
+def note_sources(connection: store.sqlite3.Connection, loaded: Loaded) -> None:
+    """Record the files read and the duplicates merged."""
+    for name, facts, skipped in loaded.files:
+        store.insert_source(connection, name, facts, skipped)
+    store.change_settings(connection, duplicates=loaded.duplicates)
+
+
+@contextlib.contextmanager
+def _folder_beside(folder: Path) -> Iterator[Path]:
+    """A locked, empty folder next to `folder`, removed unless it was renamed; what dead processes left is removed too."""
+    prefix = f".{folder.name}.building-"
+    for left_over in folder.parent.glob(f"{prefix}*"):
+        lock = WriteLock(left_over / LOCK, timeout=0)
+        with contextlib.suppress(OSError):
+            if lock.try_lock():
+                remove_tree(left_over)
+                lock.__exit__()
+    while True:
+        beside = folder.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
+        beside.mkdir()
+        with WriteLock(beside / LOCK, timeout=1):
+            if not (beside / LOCK).exists():  # another builder cleaned up before it was locked
+                continue
+            try:
+                yield beside
+            finally:
+                if beside.exists():
+                    remove_tree(beside)
+            return
