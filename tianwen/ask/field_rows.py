@@ -7,6 +7,7 @@ Notation
     state[i] = (where, what)   inside the subject: where = node, what = 0; behind it: where = first row,
                                what = phase << PHASE | depth << COUNT_BITS | count
     phase  1 predicate, 2 sense, 3 complete        depth  tokens of this field already read
+    dead [d]  rows that are deleted, ascending
     count  rows where .. where + count - 1 share everything that has been read
 """
 
@@ -15,10 +16,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt, UInt8, UInt32
+from jaxtyping import UInt8, UInt16, UInt32
 
-from tianwen.ask.level_order import LevelOrderTree, child, row_of_leaf, row_range
-from tianwen.ask.ragged import kernel
+from tianwen.ask.level_order import LevelOrderTree, child, first_from, first_of, row_of_leaf, row_range, token_of
+from tianwen.ask.ragged import joined, kernel
 
 PHASE = 60
 COUNT_BITS = 36
@@ -32,7 +33,8 @@ class FactTree(NamedTuple):
     subject_ptr: UInt32[np.ndarray, " s+1"]  # rows of subject i are subject_ptr[i] .. subject_ptr[i + 1] - 1
     pair: UInt8[np.ndarray, " u*w"]  # little-endian: predicate << sense_bits | sense, ascending within a subject
     name_ptr: UInt32[np.ndarray, " v+1"]
-    name_token: UInt[np.ndarray, " t"]  # each name closed by END; predicates in token order, then senses likewise
+    name_token: UInt16[np.ndarray, " t"]  # each name closed by END; predicates in token order, then senses likewise
+    name_token_high: UInt16[np.ndarray, " t_or_0"]  # upper 16 bits, for vocabularies beyond 65,536
     pair_bytes: int  # w
     sense_bits: int
     predicates: int  # how many of the names are predicates
@@ -58,9 +60,14 @@ def name_of(tree, row, phase):
 
 
 @kernel
+def name_token(tree, at):
+    return joined(tree.name_token, tree.name_token_high, at, 16)
+
+
+@kernel
 def symbol(tree, row, phase, depth):
     """The token of a row's predicate or sense at position `depth`."""
-    return np.int64(tree.name_token[np.int64(tree.name_ptr[name_of(tree, row, phase)]) + depth])
+    return name_token(tree, np.int64(tree.name_ptr[name_of(tree, row, phase)]) + depth)
 
 
 @kernel
@@ -89,7 +96,7 @@ def behind_name(tree, phase, depth, count, token):
 @kernel
 def behind_node(tree, node):
     """(where, what) at a node of the subject tree: a leaf opens the rows of its subject."""
-    if np.int64(tree.subjects.token[node]) != tree.subjects.end_id:
+    if token_of(tree.subjects, node) != tree.subjects.end_id:
         return node, np.int64(0)
     subject = row_of_leaf(tree.subjects, node)
     low = np.int64(tree.subject_ptr[subject])
@@ -100,17 +107,16 @@ def behind_node(tree, node):
 def children(tree, state, row_ptr, out_token, out_state):
     """Children of every state; with empty `out_token` only `row_ptr` is written, to size a second call's outputs."""
     fill = len(out_token) > 0
-    first_child = tree.subjects.first_child
     at = np.int64(0)
     row_ptr[0] = 0
     for i in range(len(state)):
         where = state[i, 0]
         phase, depth, count = unpack(state[i, 1])
         if phase == 0 and not fill:
-            at += np.int64(first_child[where + 1]) - np.int64(first_child[where])
+            at += first_of(tree.subjects, where + 1) - first_of(tree.subjects, where)
         elif phase == 0:
-            for node in range(np.int64(first_child[where]), np.int64(first_child[where + 1])):
-                out_token[at] = tree.subjects.token[node]
+            for node in range(first_of(tree.subjects, where), first_of(tree.subjects, where + 1)):
+                out_token[at] = token_of(tree.subjects, node)
                 out_state[at, 0], out_state[at, 1] = behind_node(tree, node)
                 at += 1
         elif phase == 1 or phase == 2:
@@ -170,7 +176,7 @@ def copy_name(tree, row, phase, depth, out_token, at):
     name = name_of(tree, row, phase)
     for source in range(np.int64(tree.name_ptr[name]) + depth, np.int64(tree.name_ptr[name + 1])):
         if len(out_token):
-            out_token[at] = tree.name_token[source]
+            out_token[at] = name_token(tree, source)
         at += 1
     return at
 
@@ -186,7 +192,7 @@ def copy_row(tree, row, what, out_token, at):
 
 
 @kernel
-def enumerate_below(tree, state, heads, live, out):
+def enumerate_below(tree, state, heads, dead, out):
     """Every live row below each state until its share of `out.owner_ptr` is met.
 
     `heads` are the subjects below each state that is inside a subject.
@@ -200,9 +206,13 @@ def enumerate_below(tree, state, heads, live, out):
             inside_subject = head < heads_end
             if inside_subject:
                 where, what = behind_node(tree, heads.terminal[head])
+            next_dead = first_from(dead, where)
             for row in range(where, where + unpack(what)[2]):
-                if found == last or (len(live) and live[row + 1] == live[row]):
+                if next_dead < len(dead) and dead[next_dead] == row:
+                    next_dead += 1
                     continue
+                if found == last:
+                    break
                 at = out.token_ptr[found]
                 if inside_subject:
                     for source in range(heads.token_ptr[head], heads.token_ptr[head + 1]):

@@ -19,14 +19,14 @@ from jaxtyping import Bool, Int8, Int32, Int64, Integer
 
 from tianwen.ask import field_rows, level_order
 from tianwen.ask.field_rows import FactTree
-from tianwen.ask.level_order import Completions, LevelOrderTree
-from tianwen.ask.ragged import SortedRows, pointers, slots, sort_rows, token_dtype
+from tianwen.ask.level_order import NONE, Completions, LevelOrderTree
+from tianwen.ask.ragged import SortedRows, pointers, slots, sort_rows, split_tokens
 from tianwen.ask.trie import CatalogueTrie, RowPointers, State, freeze, load_arrays, save_arrays
 from tianwen.errors import InputError
 
 FIELDS = 3
 _SUBJECT = "subject_tree_"
-_OWN_ARRAYS = ("subject_ptr", "pair", "name_ptr", "name_token", "layout")
+_OWN_ARRAYS = ("subject_ptr", "pair", "name_ptr", "name_token", "name_token_high", "layout")
 
 
 class BatchTokenizer(Protocol):
@@ -67,13 +67,14 @@ class FieldedTrie:
         subject, pair, row_of_fact = _distinct_keys(codes, bits)
         width = max((bits[1] + bits[2] + 7) // 8, 1)
         pair_bytes = np.ascontiguousarray(pair.astype("<i8").view(np.uint8).reshape(-1, 8)[:, :width])  # [u, w]
-        name_ptr, name_token = _name_table(names[1], names[2])
+        name_ptr, name_token, name_token_high = _name_table(names[1], names[2])
         tree = FactTree(
             level_order.build_tree(names[0], end_id),
             np.searchsorted(subject, np.arange(len(names[0].first) + 1)).astype(np.uint32),
             pair_bytes.reshape(-1),  # [u * w]
             name_ptr,
             name_token,
+            name_token_high,
             pair_bytes=width,
             sense_bits=bits[2],
             predicates=len(names[1].first),
@@ -96,8 +97,8 @@ class FieldedTrie:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The tree as named arrays."""
-        layout = np.array(self.tree[5:], np.int64)
-        own = dict(zip(_OWN_ARRAYS, (*self.tree[1:5], layout), strict=True))
+        layout = np.array(self.tree[6:], np.int64)
+        own = dict(zip(_OWN_ARRAYS, (*self.tree[1:6], layout), strict=True))
         return own | {_SUBJECT + name: array for name, array in self._subjects.arrays().items()}
 
     def save(self, folder: str | Path) -> list[str]:
@@ -142,27 +143,25 @@ class FieldedTrie:
     def rows(self, state: State) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         return field_rows.rows_below(self.tree, state)
 
-    def completions(
-        self, state: State, *, limit: int, live_before: Integer[np.ndarray, " u+1"] | None = None
-    ) -> Completions:
-        """Every entry below each state; with `live_before` (live keys before each key row) only the live ones."""
-        owner_ptr, cut, live = level_order.shares(*self.rows(state), limit, live_before)
-        heads = self._subject_heads(state, limit, live)
+    def completions(self, state: State, *, limit: int, dead: Int64[np.ndarray, " d"] = NONE) -> Completions:
+        """The first `limit` entries below each state, without those whose key rows are in `dead` (ascending)."""
+        owner_ptr, cut = level_order.shares(*self.rows(state), limit, dead)
+        node = np.where(state[:, 1] == 0, state[:, 0], -1)  # of the states that are still inside their subject
+        heads = self._subjects.completions(node, limit=limit, dead=self._dead_subjects(dead))
         terminal, token_ptr = np.empty((owner_ptr[-1], 2), np.int64), np.zeros(owner_ptr[-1] + 1, np.int64)
         out = Completions(owner_ptr, terminal, token_ptr, np.empty(0, np.int32), cut)
-        field_rows.enumerate_below(self.tree, state, heads, live, out)
+        field_rows.enumerate_below(self.tree, state, heads, dead, out)
         out = out._replace(tokens=np.empty(token_ptr[-1], np.int32))
-        field_rows.enumerate_below(self.tree, state, heads, live, out)
+        field_rows.enumerate_below(self.tree, state, heads, dead, out)
         return out
 
-    def _subject_heads(self, state: State, limit: int, live: Int64[np.ndarray, " any"]) -> Completions:
-        """The subjects below each state that still is inside its subject; none for the others."""
-        node = np.where(state[:, 1] == 0, state[:, 0], -1)
-        live_subjects = None
-        if len(live) and (node >= 0).any():
-            rows = live[self.tree.subject_ptr]
-            live_subjects = pointers(rows[1:] > rows[:-1])
-        return self._subjects.completions(node, limit=limit, live_before=live_subjects)
+    def _dead_subjects(self, dead: Int64[np.ndarray, " d"]) -> Int64[np.ndarray, " subjects"]:
+        """The subjects all of whose rows are dead."""
+        if len(dead) == 0:
+            return NONE
+        subject_ptr = self.tree.subject_ptr
+        subject, dead_rows = np.unique(np.searchsorted(subject_ptr, dead, side="right") - 1, return_counts=True)
+        return subject[dead_rows == subject_ptr[subject + 1] - subject_ptr[subject]]
 
 
 def _names(column: Any, tokenizer: BatchTokenizer, end_id: int) -> tuple[SortedRows, Int64[np.ndarray, " facts"]]:
@@ -204,8 +203,8 @@ def _distinct_keys(
     return subject[new], pair[new], row_of_fact
 
 
-def _name_table(predicates: SortedRows, senses: SortedRows) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of all predicates and then all senses, in order, and where each name begins."""
+def _name_table(predicates: SortedRows, senses: SortedRows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens of all predicates and then all senses, in order, in planes, and where each name begins."""
     parts = [(slots(names.row_ptr, names.first), names.tokens) for names in (predicates, senses)]
     tokens = np.concatenate([tokens[flat] for (_, flat), tokens in parts])
     lengths = np.concatenate([np.diff(ptr) for (ptr, _), _ in parts])
@@ -213,4 +212,4 @@ def _name_table(predicates: SortedRows, senses: SortedRows) -> tuple[np.ndarray,
         raise InputError(
             "A predicate or sense is longer than 16 million tokens, or all of them than 4 billion; shorten them."
         )
-    return pointers(lengths).astype(np.uint32), tokens.astype(token_dtype(int(tokens.max(initial=0))))
+    return pointers(lengths).astype(np.uint32), *split_tokens(tokens)

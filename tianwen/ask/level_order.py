@@ -7,8 +7,7 @@ Nodes are numbered level by level, siblings side by side in token order, so an e
 Notation
     N nodes, u keys, n rows of a batch, m results of all rows
     level_ptr [depth + 2]  first node of each level        leaf_ptr [depth + 2]  first leaf of each level
-    live [u + 1]           live keys before each key row; empty when all are live
-Numbers from the arrays are widened to int64 before arithmetic: numba would turn uint64 + int64 into float64.
+    dead [d]               key rows that are deleted, ascending
 """
 
 from __future__ import annotations
@@ -16,20 +15,25 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, Integer, UInt, UInt32
+from jaxtyping import Bool, Int32, Int64, UInt8, UInt16, UInt32
 
-from tianwen.ask.ragged import SortedRows, kernel, pointers, token_dtype
+from tianwen.ask.ragged import SortedRows, joined, kernel, pointers, split_tokens
 from tianwen.errors import InputError
+
+NONE = np.empty(0, np.int64)
+"""No dead rows."""
 
 BLOCK = 64
 """Nodes a `leaf_rank` entry stands for."""
 
 
 class LevelOrderTree(NamedTuple):
-    """A prefix tree as flat arrays; 6 bytes a node, and 4 a key."""
+    """A prefix tree as flat arrays, 6 bytes a node and 4 a key; `high` planes are empty unless numbers need them."""
 
-    token: UInt[np.ndarray, " N"]  # on the edge into each node (2 bytes, 4 for large vocabularies); END makes a leaf
-    first_child: UInt[np.ndarray, " N+1"]  # children of i: first_child[i] .. first_child[i + 1] - 1 (4 bytes, or 8)
+    token: UInt16[np.ndarray, " N"]  # on the edge into each node, lower 16 bits; a node entered by END is a leaf
+    token_high: UInt16[np.ndarray, " N_or_0"]  # upper 16 bits, for vocabularies beyond 65,536
+    first_child: UInt32[np.ndarray, " N+1"]  # children of node i are first_child[i] .. first_child[i + 1] - 1
+    first_child_high: UInt8[np.ndarray, " N+1_or_0"]  # upper 8 bits, beyond 2^32 nodes
     leaf_rank: UInt32[np.ndarray, " blocks"]  # leaves before every 64th node
     leaf_row: UInt32[np.ndarray, " u"]  # key row (rank in key order) of each leaf, leaves in node order
     end_id: int
@@ -49,13 +53,14 @@ def build_tree(keys: SortedRows, end_id: int) -> LevelOrderTree:
     """The tree over sorted, closed, distinct sequences."""
     level_ptr, leaf_ptr = count_levels(keys)
     nodes = int(level_ptr[-1])
-    token = np.zeros(nodes, token_dtype(max(end_id, int(keys.tokens.max(initial=0)))))
+    token, first_child = np.empty(nodes, np.uint32), np.empty(nodes + 1, np.uint32)
+    first_child_high = np.empty(nodes + 1 if nodes >= 2**32 else 0, np.uint8)
+    leaf_row = np.empty(len(keys.first), np.uint32)
     token[0] = 0 if end_id else 1  # the root's own token is never read, but must not look like a leaf's
-    first_child = np.empty(nodes + 1, np.uint32 if nodes < 2**32 else np.uint64)
-    tree = LevelOrderTree(token, first_child, np.empty(0, np.uint32), np.empty(len(keys.first), np.uint32), end_id)
-    fill_levels(tree, keys, level_ptr, leaf_ptr)
+    fill_levels(keys, (level_ptr, leaf_ptr), token, (first_child, first_child_high), leaf_row)
     leaves_by_block = np.add.reduceat(token == end_id, np.arange(0, nodes, BLOCK), dtype=np.int64)
-    return tree._replace(leaf_rank=pointers(leaves_by_block)[:-1].astype(np.uint32))
+    leaf_rank = pointers(leaves_by_block)[:-1].astype(np.uint32)
+    return LevelOrderTree(*split_tokens(token), first_child, first_child_high, leaf_rank, leaf_row, end_id)
 
 
 @kernel
@@ -83,11 +88,10 @@ def count_levels(keys):
 
 
 @kernel
-def fill_levels(tree, keys, level_ptr, leaf_ptr):
+def fill_levels(keys, level_and_leaf_ptr, token, first_child, leaf_row):
     """Write the nodes key by key; a node's children start where the level below stands when the node is made."""
-    token, first_child = tree.token, tree.first_child
-    next_node, next_leaf = level_ptr.copy(), leaf_ptr.copy()
-    first_child[0] = 1
+    next_node, next_leaf = level_and_leaf_ptr[0].copy(), level_and_leaf_ptr[1].copy()
+    set_first_child(first_child, 0, np.int64(1))
     for k in range(len(keys.first)):
         start = keys.row_ptr[keys.first[k]]
         length = keys.row_ptr[keys.first[k] + 1] - start
@@ -95,24 +99,43 @@ def fill_levels(tree, keys, level_ptr, leaf_ptr):
             node = next_node[level]
             next_node[level] += 1
             token[node] = keys.tokens[start + level - 1]
-            first_child[node] = next_node[level + 1] if level + 1 < len(next_node) else len(token)
-        tree.leaf_row[next_leaf[length]] = k
+            set_first_child(first_child, node, next_node[level + 1] if level + 1 < len(next_node) else len(token))
+        leaf_row[next_leaf[length]] = k
         next_leaf[length] += 1
-    first_child[len(token)] = len(token)
+    set_first_child(first_child, len(token), len(token))
+
+
+@kernel
+def set_first_child(first_child, node, value):
+    low, high = first_child
+    low[node] = value & 0xFFFFFFFF
+    if len(high):
+        high[node] = value >> 32
+
+
+@kernel
+def token_of(tree, node):
+    return joined(tree.token, tree.token_high, node, 16)
+
+
+@kernel
+def first_of(tree, node):
+    """The first child of a node, or where it would stand."""
+    return joined(tree.first_child, tree.first_child_high, node, 32)
 
 
 @kernel
 def child(tree, node, wanted):
     """The child of `node` by the token `wanted`, -1 if there is none."""
-    low, stop = np.int64(tree.first_child[node]), np.int64(tree.first_child[node + 1])
+    low, stop = first_of(tree, node), first_of(tree, node + 1)
     high = stop
     while low < high:
         middle = (low + high) >> 1
-        if np.int64(tree.token[middle]) < wanted:
+        if token_of(tree, middle) < wanted:
             low = middle + 1
         else:
             high = middle
-    return low if low < stop and np.int64(tree.token[low]) == wanted else np.int64(-1)
+    return low if low < stop and token_of(tree, low) == wanted else np.int64(-1)
 
 
 @kernel
@@ -120,7 +143,7 @@ def row_of_leaf(tree, leaf):
     """Key row of a leaf: leaves before its block, plus those before it in the block."""
     rank = np.int64(tree.leaf_rank[leaf // BLOCK])
     for node in range(leaf - leaf % BLOCK, leaf):
-        rank += np.int64(tree.token[node]) == tree.end_id
+        rank += token_of(tree, node) == tree.end_id
     return np.int64(tree.leaf_row[rank])
 
 
@@ -130,13 +153,22 @@ def row_range(tree, node):
     if node < 0 or len(tree.leaf_row) == 0:
         return np.int64(0), np.int64(0)
     left = right = node
-    while np.int64(tree.token[left]) != tree.end_id:
-        left = np.int64(tree.first_child[left])
-    while np.int64(tree.token[right]) != tree.end_id:
-        right = np.int64(tree.first_child[right + 1]) - 1
+    while token_of(tree, left) != tree.end_id:
+        left = first_of(tree, left)
+    while token_of(tree, right) != tree.end_id:
+        right = first_of(tree, right + 1) - 1
     low = row_of_leaf(tree, left)
     high = low if right == left else row_of_leaf(tree, right)
     return low, high + 1
+
+
+@kernel
+def at_end(tree, state):
+    """Whether each state is a leaf."""
+    ended = np.empty(len(state), np.bool_)
+    for i in range(len(state)):
+        ended[i] = state[i] >= 0 and token_of(tree, state[i]) == tree.end_id
+    return ended
 
 
 @kernel
@@ -153,7 +185,7 @@ def count_children(tree, state):
     for i in range(len(state)):
         row_ptr[i + 1] = row_ptr[i]
         if state[i] >= 0:
-            row_ptr[i + 1] += np.int64(tree.first_child[state[i] + 1]) - np.int64(tree.first_child[state[i]])
+            row_ptr[i + 1] += first_of(tree, state[i] + 1) - first_of(tree, state[i])
     return row_ptr
 
 
@@ -163,9 +195,9 @@ def children(tree, state):
     token, after = np.empty(row_ptr[-1], np.int32), np.empty(row_ptr[-1], np.int64)
     for i in range(len(state)):
         if state[i] >= 0:
-            offset = np.int64(tree.first_child[state[i]]) - row_ptr[i]
+            offset = first_of(tree, state[i]) - row_ptr[i]
             for k in range(row_ptr[i], row_ptr[i + 1]):
-                token[k], after[k] = tree.token[k + offset], k + offset
+                token[k], after[k] = token_of(tree, k + offset), k + offset
     return row_ptr, token, after
 
 
@@ -179,75 +211,95 @@ def read(tree, state, ids, lengths):
 
 
 @kernel
-def enumerate_below(tree, state, low, live, out, fill):
+def doubled(values):
+    """The same values with as much room again (loops compile several times faster than array functions)."""
+    grown = np.empty(2 * len(values), np.int64)
+    for k in range(len(values)):
+        grown[k] = values[k]
+    return grown
+
+
+@kernel
+def first_from(values, least):
+    """Place of the first of the ascending values that is at least `least`."""
+    low, high = 0, len(values)
+    while low < high:
+        middle = (low + high) >> 1
+        if values[middle] < least:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def enumerate_below(tree, state, low, dead, out):
     """Depth-first over the leaves below each state until its share of `out.owner_ptr` is met.
 
-    Called first with `fill` False to write `out.terminal` and `out.token_ptr`, then to write `out.tokens`.
+    Called first with empty `out.tokens` to write the rest of `out`, then to write the tokens.
     """
     cursor, stop, path = np.empty(64, np.int64), np.empty(64, np.int64), np.empty(64, np.int64)
     for i in range(len(state)):
         found, last = out.owner_ptr[i], out.owner_ptr[i + 1]
-        if found < last and np.int64(tree.token[state[i]]) == tree.end_id:  # terminal: the empty completion
+        if found < last and token_of(tree, state[i]) == tree.end_id:  # terminal: the empty completion
             out.terminal[found], out.token_ptr[found + 1] = state[i], out.token_ptr[found]
             continue
-        row, depth = low[i], 0
+        row, depth, next_dead = low[i] - 1, 0, first_from(dead, low[i])
         if found < last:
-            cursor[0], stop[0] = np.int64(tree.first_child[state[i]]), np.int64(tree.first_child[state[i] + 1])
+            cursor[0], stop[0] = first_of(tree, state[i]), first_of(tree, state[i] + 1)
         while found < last:
             if cursor[depth] == stop[depth]:
                 depth -= 1
                 continue
             node = cursor[depth]
             cursor[depth] += 1
-            path[depth] = tree.token[node]
+            path[depth] = token_of(tree, node)
             if path[depth] != tree.end_id:
                 depth += 1
                 if depth == len(path):
-                    cursor, stop, path = np.append(cursor, cursor), np.append(stop, stop), np.append(path, path)
-                cursor[depth], stop[depth] = np.int64(tree.first_child[node]), np.int64(tree.first_child[node + 1])
+                    cursor, stop, path = doubled(cursor), doubled(stop), doubled(path)
+                cursor[depth], stop[depth] = first_of(tree, node), first_of(tree, node + 1)
                 continue
             row += 1
-            if len(live) and live[row] == live[row - 1]:
+            if next_dead < len(dead) and dead[next_dead] == row:
+                next_dead += 1
                 continue
-            if fill:
-                start = out.token_ptr[found]
+            start = out.token_ptr[found]
+            if len(out.tokens):
                 for d in range(depth + 1):
                     out.tokens[start + d] = path[d]
-            out.terminal[found], out.token_ptr[found + 1] = node, out.token_ptr[found] + depth + 1
             found += 1
+            out.terminal[found - 1], out.token_ptr[found] = node, start + depth + 1
 
 
 def completions(
-    tree: LevelOrderTree,
-    state: Int64[np.ndarray, " n"],
-    limit: int,
-    live: Integer[np.ndarray, " u+1"] | None,
+    tree: LevelOrderTree, state: Int64[np.ndarray, " n"], limit: int, dead: Int64[np.ndarray, " d"]
 ) -> Completions:
-    """The first `limit` live leaves below each state."""
+    """The first `limit` leaves below each state that are not dead."""
     low, high = rows_below(tree, state)
-    owner_ptr, cut, live = shares(low, high, limit, live)
-    out = Completions(
-        owner_ptr,
-        np.empty(owner_ptr[-1], np.int64),
-        np.zeros(owner_ptr[-1] + 1, np.int64),
-        np.empty(0, np.int32),
-        cut,
-    )
-    enumerate_below(tree, state, low, live, out, False)
-    out = out._replace(tokens=np.empty(out.token_ptr[-1], np.int32))
-    enumerate_below(tree, state, low, live, out, True)
+    owner_ptr, cut = shares(low, high, limit, dead)
+    terminal, token_ptr = np.empty(owner_ptr[-1], np.int64), np.zeros(owner_ptr[-1] + 1, np.int64)
+    out = Completions(owner_ptr, terminal, token_ptr, np.empty(0, np.int32), cut)
+    enumerate_below(tree, state, low, dead, out)
+    out = out._replace(tokens=np.empty(token_ptr[-1], np.int32))
+    enumerate_below(tree, state, low, dead, out)
     return out
 
 
+def count_live(
+    low: Int64[np.ndarray, " n"], high: Int64[np.ndarray, " n"], dead: Int64[np.ndarray, " d"]
+) -> Int64[np.ndarray, " n"]:
+    """How many of the rows low .. high - 1 are not dead."""
+    if len(dead) == 0:
+        return high - low
+    return high - low - (np.searchsorted(dead, high) - np.searchsorted(dead, low))
+
+
 def shares(
-    low: Int64[np.ndarray, " n"],
-    high: Int64[np.ndarray, " n"],
-    limit: int,
-    live: Integer[np.ndarray, " u+1"] | None,
-) -> tuple[Int64[np.ndarray, " n+1"], Bool[np.ndarray, " n"], Int64[np.ndarray, " any"]]:
-    """Where each state's first `limit` live rows begin, where the limit cuts, and `live` as kernels take it."""
+    low: Int64[np.ndarray, " n"], high: Int64[np.ndarray, " n"], limit: int, dead: Int64[np.ndarray, " d"]
+) -> tuple[Int64[np.ndarray, " n+1"], Bool[np.ndarray, " n"]]:
+    """Where the first `limit` live rows of each state begin in the listing, and which states have more."""
     if limit < 0:
         raise InputError(f"limit must be at least 0, not {limit}.")
-    live = np.empty(0, np.int64) if live is None else np.ascontiguousarray(live, np.int64)
-    count = high - low if len(live) == 0 else live[high] - live[low]
-    return pointers(np.minimum(count, limit)), count > limit, live
+    count = count_live(low, high, dead)
+    return pointers(np.minimum(count, limit)), count > limit

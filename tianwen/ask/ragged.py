@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
-from jaxtyping import Int, Int64, UInt32
+from jaxtyping import Int, Int64, Integer, UInt16, UInt32
 
 from tianwen.errors import InputError
 
@@ -62,9 +62,22 @@ def ragged(sequences: Sequence[Sequence[int]]) -> tuple[Int64[np.ndarray, " n+1"
     return row_ptr, np.array([token for sequence in sequences for token in sequence], np.int64)
 
 
-def token_dtype(largest: int) -> type[np.uint16] | type[np.uint32]:
-    """Two bytes a token where the vocabulary allows it, else four."""
-    return np.uint16 if largest < 2**16 else np.uint32
+def split_tokens(tokens: Integer[np.ndarray, " t"]) -> tuple[UInt16[np.ndarray, " t"], UInt16[np.ndarray, " high"]]:
+    """The lower and the upper 16 bits of each token; the upper plane is empty where the vocabulary needs none.
+
+    Planes instead of a wider type: the kernels then are compiled once, for every vocabulary.
+    """
+    high = (tokens >> 16).astype(np.uint16)
+    return tokens.astype(np.uint16), high if high.any() else high[:0]
+
+
+@kernel
+def joined(low, high, at, bits):
+    """An integer kept in two planes, the lower one of `bits` bits."""
+    value = np.int64(low[at])
+    if len(high):
+        value |= np.int64(high[at]) << bits
+    return value
 
 
 def close_rows(
@@ -147,7 +160,8 @@ def _merge_sort(order, spare, ptr, tokens, skip):
                 else:
                     spare[k] = order[j]
                     j += 1
-        order[:] = spare[:count]
+        for k in range(count):
+            order[k] = spare[k]
         width *= 2
 
 

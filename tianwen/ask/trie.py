@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int8, Int32, Int64, Integer
 
 from tianwen.ask import level_order
-from tianwen.ask.level_order import Completions, LevelOrderTree
+from tianwen.ask.level_order import NONE, Completions, LevelOrderTree
 from tianwen.ask.ragged import sort_rows
 from tianwen.errors import KnowledgeBaseDamaged
 
@@ -141,7 +141,7 @@ class CatalogueTrie:
         return state
 
     def is_terminal(self, state: State) -> Bool[np.ndarray, " n"]:
-        return (state > 0) & (self.tree.token[np.maximum(state, 0)] == self.end_id)
+        return level_order.at_end(self.tree, state)
 
     def rows(self, state: State) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         return level_order.rows_below(self.tree, state)
@@ -149,11 +149,9 @@ class CatalogueTrie:
     def field(self, state: State) -> Int8[np.ndarray, " n"]:
         return np.where(state < 0, -1, self.is_terminal(state)).astype(np.int8)
 
-    def completions(
-        self, state: State, *, limit: int, live_before: Integer[np.ndarray, " u+1"] | None = None
-    ) -> Completions:
-        """Every entry below each state; with `live_before` (live keys before each key row) only the live ones."""
-        return level_order.completions(self.tree, state, limit, live_before)
+    def completions(self, state: State, *, limit: int, dead: Int64[np.ndarray, " d"] = NONE) -> Completions:
+        """The first `limit` entries below each state, without those whose key rows are in `dead` (ascending)."""
+        return level_order.completions(self.tree, state, limit, dead)
 
 
 def freeze(tree: Tree) -> Tree:
