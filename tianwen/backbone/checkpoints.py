@@ -77,8 +77,8 @@ def save(model: RoFormerV2, path: str | Path) -> None:
         "format": _FORMAT,
         "config": json.dumps(asdict(model.config)),
         "residual_weight": repr(model.residual_weight),
-        "crc32": str(_crc32(state)),
     }
+    metadata["crc32"] = str(_crc32(state, metadata))
     _write(Path(path), to_bytes(state, metadata))
 
 
@@ -202,8 +202,8 @@ def _load_own(path: Path) -> tuple[RoFormerV2Config, dict[str, Tensor], float]:
     state, metadata = _read_safetensors(path)
     if metadata.get("format") != _FORMAT:
         raise ModelError(f"{path} was not written by `save` of this version ({_FORMAT}). Expected is {_KINDS}.")
-    if str(_crc32(state)) != metadata.get("crc32"):
-        raise ModelError(f"{path} is damaged: its weights do not match their checksum. Copy or download it again.")
+    if str(_crc32(state, metadata)) != metadata.get("crc32"):
+        raise ModelError(f"{path} is damaged: its content does not match its checksum. Copy or download it again.")
     try:
         config = RoFormerV2Config(**json.loads(metadata["config"]))
         weight = float(metadata["residual_weight"])
@@ -295,9 +295,10 @@ def _huggingface_config(config: RoFormerV2Config) -> dict[str, Any]:
     }
 
 
-def _crc32(state: Mapping[str, Tensor]) -> int:
-    """Checksum over the tensors' bytes in the order of their names."""
-    total = 0
+def _crc32(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+    """Checksum over the settings and the tensors' bytes, in the order of their names."""
+    settings = sorted((key, value) for key, value in metadata.items() if key != "crc32")
+    total = zlib.crc32(repr(settings).encode())
     for name in sorted(state):
         total = zlib.crc32(state[name].contiguous().view(torch.uint8).numpy().data, zlib.crc32(name.encode(), total))
     return total
