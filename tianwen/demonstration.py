@@ -60,6 +60,6 @@ def as_row(expected: dict, answers: list[Answer], right: bool) -> dict:
         "objects": list(best.objects) if best else [],
         "probability": float(best.probability) if best else 0.0,
         "path": path_of(best) if best else "",
-        "sources": list(best.sources) if best else [],
+        "sources": list(dict.fromkeys(filter(None, best.sources))) if best else [],
         "right": right,
     }

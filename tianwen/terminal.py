@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,8 +49,8 @@ def _block(answer: Answer, words: dict[str, str]) -> str:
     objects = typer.style("; ".join(answer.objects), bold=True)
     lines = [f"{'' if answer.known else words['unsure']}{objects}  {answer.probability:.0%}"]
     lines.append(typer.style(f"    {words['path']}  {path_of(answer)}", dim=True))
-    if answer.sources:
-        lines.append(typer.style(f"    {words['source']}  {'; '.join(answer.sources)}", dim=True))
+    if sources := list(dict.fromkeys(filter(None, answer.sources))):  # one for each object, often the same or none
+        lines.append(typer.style(f"    {words['source']}  {'; '.join(sources)}", dim=True))
     return "\n".join(lines)
 
 
@@ -72,7 +72,8 @@ def as_dict(answer: Answer) -> dict[str, Any]:
 
 
 def json_line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    """JSON on one line; half a surrogate pair, which no stream can write, as its escape."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def answer_stream(stream: Bytes, ask: Ask, *, batch: int = 32) -> Iterator[str]:
@@ -115,6 +116,25 @@ def _text(line: bytes) -> str:
     return line.removesuffix(b"\r").decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
 
 
+@contextmanager
+def progress(what: str, *, quiet: bool = False) -> Iterator[Callable[..., None] | None]:
+    """A bar on stderr to report (done, total[, what]) to, total None if unknown; None unless stderr is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+
+        def report(done: int, total: int | None, what: str = what) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield report
+
+
 def prompt(ask: Ask) -> None:
     """Ask until Ctrl-D; an empty line is skipped, the arrow keys bring back earlier questions."""
     with History(Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "tianwen" / "questions"):
@@ -123,7 +143,7 @@ def prompt(ask: Ask) -> None:
             if not question.strip():
                 continue
             try:
-                print(for_people(question, ask([question])[0]))
+                typer.echo(for_people(question, ask([question])[0]))
             except InputError as error:
                 print(error, file=sys.stderr)
 

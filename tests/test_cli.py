@@ -1,0 +1,305 @@
+"""The command line: what it prints, where, and how it ends. Answers come from a stand-in for the model."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from tianwen import cli, terminal
+from tianwen.ask.asker import Answer, Asker
+from tianwen.errors import InputError
+from tianwen.text import Tokenizer
+
+FACTS = """天问一号	发射时间	2020年7月23日	国家航天局
+白蛇（电影）	导演	黄家康	
+Mars	moons	Phobos	IAU
+Mars	moons	Deimos	IAU
+"""
+
+
+class ParrotAsker:
+    """Answers with the first subject of the knowledge base that stands in the question."""
+
+    tokenizer = Tokenizer.train([FACTS], size=400, min_count=1)
+
+    def ask(self, questions, kb, *, top=1, beams=4, search="beam", threshold=None):
+        if not all(question.strip() for question in questions):
+            raise InputError("The question is empty.")
+        return [self.answers(question, kb.snapshot(), threshold)[:top] for question in questions]
+
+    def answers(self, question, snapshot, threshold):
+        for subject in ("天问一号", "白蛇", "Mars"):
+            if subject in question and (facts := list(snapshot.find(subject=subject))):
+                objects, sources = [fact.object for fact in facts], [fact.source for fact in facts]
+                known = (threshold or 0) <= 0.75
+                return [Answer(subject, facts[0].predicate, facts[0].sense, objects, 0.75, sources, known)]
+        return []
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run a command in an empty folder with a table of facts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Asker, "load", classmethod(lambda cls, path=None: ParrotAsker()))
+    monkeypatch.setattr(cli, "tokenizer_of", lambda model: ParrotAsker.tokenizer)
+    (tmp_path / "facts.tsv").write_text(FACTS, encoding="utf-8")
+
+    def invoke(*words, stdin=None, exit_code=0):
+        result = CliRunner().invoke(cli.app, words, input=stdin)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == exit_code, result.output
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def kb(run):
+    run("build", "facts.tsv", "--kb", "my.kb")
+    return "my.kb"
+
+
+def test_build_says_what_it_read_and_names_the_lines_left_out(run, tmp_path):
+    (tmp_path / "more.tsv").write_text("one column\nVenus\tmoons\tnone\n", encoding="utf-8")
+    result = run("build", "facts.tsv", "more.tsv", "--kb", "my.kb")
+    assert "5 facts read" in result.stdout
+    assert "1 lines left out" in result.stdout
+    assert "more.tsv, line 1" in result.stderr
+    assert "left out" not in run("build", "facts.tsv", "more.tsv", "--kb", "my.kb", "--force", "-q").stderr
+
+
+def test_build_answers_programs_in_json(run):
+    report = json.loads(run("build", "facts.tsv", "--kb", "my.kb", "--json").stdout)
+    assert (report["facts"], report["skipped"], report["problems"]) == (4, 0, [])
+
+
+def test_build_reads_stdin_in_the_format_given(run):
+    assert "1 facts read" in run("build", "-", "--format", "csv", "--kb", "my.kb", stdin="Venus,moons,none\n").stdout
+
+
+def test_strict_refuses_a_table_with_a_bad_line(run, tmp_path):
+    (tmp_path / "bad.tsv").write_text("one column\n", encoding="utf-8")
+    result = run("build", "bad.tsv", "--kb", "my.kb", "--strict", exit_code=1)
+    assert "bad.tsv, line 1" in result.stderr
+    assert not (tmp_path / "my.kb").exists()
+
+
+def test_build_does_not_overwrite_unless_forced(run, kb):
+    run("build", "facts.tsv", "--kb", kb, exit_code=1)
+    run("build", "facts.tsv", "--kb", kb, "--force")
+
+
+def test_an_answer_shows_objects_probability_path_and_source_in_the_language_of_the_question(run, kb):
+    chinese = run("ask", "--kb", kb, "天问一号是什么时候发射的？").stdout
+    assert chinese == "2020年7月23日  75%\n    路径  天问一号 → 发射时间\n    来源  国家航天局\n"
+    english = run("ask", "--kb", kb, "Which moons does Mars have?").stdout
+    assert english == "Phobos; Deimos  75%\n    path    Mars → moons\n    source  IAU\n"
+    assert "白蛇（电影） → 导演" in run("ask", "--kb", kb, "白蛇是谁导演的？").stdout
+
+
+def test_unsure_and_unanswerable_questions_say_so(run, kb):
+    assert run("ask", "--kb", kb, "--threshold", "0.9", "Mars?").stdout.startswith("I don't know; closest: Phobos")
+    assert run("ask", "--kb", kb, "月球？").stdout == "不知道。\n"
+
+
+def test_questions_on_stdin_give_a_json_line_each_and_a_bad_one_its_error(run, kb):
+    lines = run("ask", "--kb", kb, stdin="Mars?\n\n天问一号？\r\nMoon?").stdout.splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["question"] for row in rows] == ["Mars?", "", "天问一号？", "Moon?"]
+    assert rows[0]["answers"][0]["objects"] == ["Phobos", "Deimos"]
+    assert rows[1]["error"] == "The question is empty."
+    assert rows[2]["answers"][0]["sources"] == ["国家航天局"]
+    assert rows[3]["answers"] == []
+
+
+def test_bytes_that_are_not_utf8_come_back_as_they_went_in(run, kb):
+    row = json.loads(run("ask", "--kb", kb, stdin=b"Mars \xff?\n").stdout)
+    assert row["question"] == "Mars \udcff?"
+
+
+def test_a_long_line_that_arrives_in_pieces_is_one_question():
+    class Slow(io.BytesIO):
+        def read1(self, size=-1):
+            return super().read1(min(size, 7))
+
+    text = ["天" * 30, "", "b" * 20, "last"]
+    got = [line for batch in terminal.batches(Slow("\n".join(text).encode()), 2) for line in batch]
+    assert got == text
+    assert [len(b) for b in terminal.batches(io.BytesIO(b"1\n2\n3\n4\n5\n"), 2)] == [2, 2, 1]
+
+
+def test_added_and_removed_facts_are_seen_by_the_next_question(run, kb):
+    assert run("add", "--kb", kb, "天问一号", "运载火箭", "长征五号", "--source", "x").stdout == "1 fact added.\n"
+    assert "长征五号" in run("ask", "--kb", kb, "天问一号？").stdout
+    assert run("remove", "--kb", kb, "Mars", "moons", "Phobos").stdout == "1 fact removed.\n"
+    assert run("ask", "--kb", kb, "Mars?").stdout.startswith("Deimos  ")
+    assert run("remove", "--kb", kb, "白蛇（电影）").stdout == "1 fact removed.\n"
+    assert json.loads(run("remove", "--kb", kb, "白蛇", "--json").stdout) == {"removed": 0}
+
+
+def test_a_table_can_be_added_too(run, kb, tmp_path):
+    (tmp_path / "more.jsonl").write_text(
+        '{"subject": "Venus", "predicate": "moons", "object": "none"}\n', encoding="utf-8"
+    )
+    assert run("add", "--kb", kb, "--facts", "more.jsonl").stdout == "1 fact added.\n"
+    run("compact", "--kb", kb)
+    assert json.loads(run("info", "--kb", kb, "--json").stdout)["facts"] == 5
+
+
+@pytest.mark.parametrize("words", [["Mars"], ["Mars", "moons", "Io", "--facts", "x.tsv"], []])
+def test_add_wants_one_whole_fact_or_one_file(run, kb, words):
+    assert "SUBJECT PREDICATE OBJECT" in run("add", "--kb", kb, *words, exit_code=2).stderr
+
+
+def test_info_is_readable(run, kb):
+    assert "facts" in run("info", "--kb", kb).stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ask"],
+        ["build", "--kb", "x"],
+        ["nonsense"],
+        ["ask", "--kb", "x", "--top", "0", "?"],
+        ["train", "ask", "--out", "x"],
+    ],
+)
+def test_wrong_usage_ends_with_2(run, words):
+    assert run(*words, exit_code=2).stdout == ""
+
+
+def test_errors_are_one_sentence_and_end_with_1(run):
+    result = run("ask", "--kb", "nowhere.kb", "Mars?", exit_code=1)
+    assert result.stdout == ""
+    assert result.stderr.startswith("tianwen: ")
+    assert "Traceback" not in result.stderr
+
+
+def test_the_demonstration_asks_ten_questions_and_judges_each(run, monkeypatch):
+    result = json.loads(run("demo", "--json").stdout)
+    assert result["questions"] == len(result["answers"]) == 10
+    assert result["right"] == sum(row["right"] for row in result["answers"])
+    text = run("demo", "-q").stdout
+    assert "战神I-X在哪里发射？" in text
+    assert text.count("✗") + text.count("✓") == 10
+
+
+def test_the_demonstration_counts_only_whole_and_sure_answers_as_right():
+    from tianwen.demonstration import is_right
+
+    def answer(objects, known=True):
+        return SimpleNamespace(objects=objects, known=known)
+
+    assert is_right({"answer": ["a", "b"]}, [answer(["b", "a"])])
+    assert not is_right({"answer": ["a", "b"]}, [answer(["a"])])
+    assert not is_right({"answer": ["a"]}, [answer(["a"], known=False)])
+    assert not is_right({"answer": ["a"]}, [])
+
+
+def test_the_prompt_answers_until_the_end_and_keeps_a_history(monkeypatch, tmp_path, capsys):
+    typed = iter(["Mars?", "  ", "empty!"])
+
+    def read(_):
+        if (line := next(typed, None)) is None:
+            raise EOFError
+        return line
+
+    def find(questions):
+        if questions == ["empty!"]:
+            raise InputError("no such thing")
+        return [[Answer("Mars", "moons", "", ["Phobos"], 0.5, ["IAU"])]]
+
+    monkeypatch.setattr("builtins.input", read)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    terminal.prompt(find)
+    out, err = capsys.readouterr()
+    assert out.count("Phobos") == 1
+    assert "no such thing" in err
+    assert (tmp_path / "tianwen" / "questions").exists()
+
+
+PROGRAM = """
+import sys, time
+from tianwen import cli
+@cli.app.command()
+def sleepy():
+    print("ready", flush=True)
+    time.sleep(60)
+@cli.app.command()
+def endless():
+    while True:
+        print("line", flush=True)
+cli.main()
+"""
+
+
+def start(*words):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+
+
+def test_ctrl_c_ends_with_130_and_a_sentence():
+    process = start("sleepy")
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "stopped by Ctrl-C" in err
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_goes_away_is_no_error_to_show():
+    process = start("endless")
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=20) == 141
+    process.stderr.close()
+
+
+def test_a_slow_writer_is_answered_before_it_writes_on():
+    program = (
+        "import sys, time\nfrom tianwen import terminal\n"
+        "for line in terminal.answer_stream(sys.stdin.buffer, lambda questions: [[] for _ in questions]):\n"
+        "    print(line, flush=True)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    begin = time.monotonic()
+    for question in ("first", "second"):
+        process.stdin.write(question + "\n")
+        assert json.loads(process.stdout.readline())["question"] == question
+    process.communicate()
+    assert time.monotonic() - begin < 30
+
+
+def test_knowledge_bases_are_built_with_the_vocabulary_of_the_model(tmp_path):
+    tokenizer = ParrotAsker.tokenizer
+    tokenizer.save(tmp_path / "tokenizer.json")
+    assert cli.tokenizer_of(tmp_path).fingerprint == tokenizer.fingerprint
+
+
+def test_info_can_verify_every_byte(run, kb, tmp_path):
+    run("info", "--kb", kb, "--verify")
+    file = next((tmp_path / kb).rglob("*.arrow"))
+    flipped = bytearray(file.read_bytes())
+    flipped[-1] ^= 1
+    file.write_bytes(flipped)
+    assert "Traceback" not in run("info", "--kb", kb, "--verify", exit_code=1).stderr
