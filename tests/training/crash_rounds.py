@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tianwen.optim.schedule import cosine
 from tianwen.training import FitSettings, FromFunction, fit
 
-STEPS = 60
+STEPS = 40
 EARLY = 77
 
 

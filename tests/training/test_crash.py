@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROUNDS = int(os.environ.get("TIANWEN_CRASH_ROUNDS", "9"))
+ROUNDS = int(os.environ.get("TIANWEN_CRASH_ROUNDS", "6"))
 KILLED, STOPPED = {-9}, {143, 130}
 EARLY = {-15, 77}  # the signal came before the loop began, or after it: it does what it does to any program
 

@@ -77,13 +77,13 @@ def accumulate(
             raise TrainingError(
                 f"The loss function gave {_kind(loss)}; it must give one number, a tensor of one element."
             )
-        weight = float(values.get("weight", 1.0))
+        weight = _number(values.get("weight", 1.0))
         if weight == 0:
             continue  # the mean over nothing is no number; it has no part in the whole
         (loss if alone else loss * weight).backward()
         waiting.append((weight, loss.detach(), values))
     for weight, loss, values in waiting:  # read at the end: reading a number waits for the GPU
-        sums.add(weight, float(loss), {name: float(value) for name, value in values.items()})
+        sums.add(weight, float(loss), {name: _number(value) for name, value in values.items()})
     return sums
 
 
@@ -151,6 +151,10 @@ def to_device(batch: Any, device: torch.device) -> Any:
         return dataclasses.replace(batch, **moved)
     move = getattr(batch, "to", None)
     return move(device) if callable(move) else batch
+
+
+def _number(value: Any) -> float:
+    return float(value.detach() if isinstance(value, Tensor) else value)
 
 
 def _wide(gradient: Tensor) -> torch.dtype | None:

@@ -153,7 +153,7 @@ def quantise_rows(name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
     scale = rows.abs().amax(dim=1) / 127  # [rows]
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     codes = (rows / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
-    return codes.view(weight.shape), scale
+    return codes.contiguous().view(weight.shape), scale
 
 
 def restore_rows(codes: Tensor, scale: Tensor) -> Tensor:
