@@ -94,6 +94,12 @@ def test_huggingface_names_and_shapes_are_the_ports() -> None:
     assert state["roformer.encoder.layer.0.intermediate.dense.weight"].shape == (64, 16)
 
 
+def test_a_folder_that_the_port_saved_holds_the_same_model() -> None:
+    ours, ports = load(FIXTURE), load(FIXTURE.parent / "port")
+    assert same(ours, ports)
+    assert ours.config == ports.config
+
+
 def published(model: RoFormerV2, folder: Path, change: Callable[[dict], None], **config: Any) -> Path:
     """A Hugging Face folder with `change` made to its tensors and `config` to its configuration."""
     save_huggingface(model, folder, weights="bin")
