@@ -25,6 +25,9 @@ from tianwen.ask.trie import CatalogueTrie, RowPointers, State, freeze, load_arr
 from tianwen.errors import InputError
 
 FIELDS = 3
+SORTABLE_BITS = 63
+"""Bits of a fact that one integer can hold for sorting."""
+
 _SUBJECT = "subject_tree_"
 _OWN_ARRAYS = ("subject_ptr", "pair", "name_ptr", "name_token", "name_token_high", "layout")
 
@@ -180,7 +183,7 @@ def distinct_strings(column: Any) -> tuple[list[str], Int64[np.ndarray, " rows"]
         return list(number), code
     import polars  # only for columns that are Arrow already
 
-    values = polars.Series(column).cast(polars.String)
+    values = polars.Series(column).cast(polars.String).fill_null("")
     kinds = values.unique(maintain_order=True)
     return kinds.to_list(), values.cast(polars.Enum(kinds)).to_physical().to_numpy().astype(np.int64)
 
@@ -191,7 +194,7 @@ def _distinct_keys(
     """Subject and pair of every distinct key in order, and the key row of each fact; one integer a fact is sorted."""
     subject, predicate, sense = codes
     pair = predicate << bits[2] | sense
-    if sum(bits) <= 63:
+    if sum(bits) <= SORTABLE_BITS:
         order = np.argsort(subject << (bits[1] + bits[2]) | pair, kind="stable")
     else:
         order = np.lexsort((pair, subject))
