@@ -13,6 +13,7 @@ anything else goes the slow path.
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -100,6 +101,24 @@ class Codepoints:
                 offsets[first_id[a] : first_id[a] + len(word.ids)] = np.array(word.places, np.int32) + a
         return layout.tokens, offsets
 
+    def census(self, texts: list[str]) -> Counter[str]:
+        """How often each character that is cut by itself, and each letter run, stands in `texts`, as written there."""
+        joined = "".join(texts)
+        codes = self._codes_of(joined)
+        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+        seen: Counter[str] = Counter()
+        for row in np.unique(np.searchsorted(ends, np.flatnonzero(codes == _SLOW), side="right")).tolist():
+            seen.update(self._cutter.words(texts[row]))
+            codes[ends[row] - len(texts[row]) : ends[row]] = _SEPARATOR
+        by_itself = _codepoints(joined)[(codes > 0) | (codes == _SEVERAL)]
+        for codepoint, count in zip(
+            *(column.tolist() for column in np.unique(by_itself, return_counts=True)), strict=True
+        ):
+            seen[chr(codepoint)] += count
+        starts = np.concatenate([[0], ends[:-1]])
+        seen.update(joined[start:end] for start, end in _letter_runs(codes, starts))
+        return seen
+
     def lay_out(self, texts: list[str], lengths: np.ndarray) -> Layout:
         """Cut `texts`, whose lengths in characters are `lengths` [rows]."""
         joined = texts[0] if len(texts) == 1 else "".join(texts)
@@ -152,7 +171,7 @@ class Codepoints:
         return code - 1
 
     def _codes_of(self, joined: str) -> np.ndarray:
-        codepoints = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")  # [c]
+        codepoints = _codepoints(joined)
         codes = self._codes[codepoints]
         if len(codes) and not codes.all():
             for codepoint in np.unique(codepoints[codes == _NEW]).tolist():
@@ -246,6 +265,11 @@ class _Spans:
         repeats = sizes[chosen]
         tokens[np.repeat(first_out[places], repeats) + within] = pool[np.repeat(first_in[chosen], repeats) + within]
         return tokens
+
+
+def _codepoints(text: str) -> np.ndarray:
+    """uint32 [c]."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def _ranges(sizes: np.ndarray) -> np.ndarray:

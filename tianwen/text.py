@@ -15,8 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,12 +34,13 @@ from tianwen.vocabulary import (
     SPECIAL_PIECES,
     check_vocabulary,
     count_out_vocabulary,
-    normal_counts,
 )
 
 _FORMAT = "tianwen-tokenizer"
 _FORMAT_VERSION = 1
 _SHORT = 64  # characters; up to here a dictionary is faster than arrays
+_TRAINED_AT_ONCE = 4096  # texts
+_ONE_STRING = "One string was given where several texts are wanted; put it in a list: [text]."
 _ONE_CHARACTER = np.array([0, 1], np.int32)
 
 
@@ -83,10 +86,22 @@ class Tokenizer:
     @classmethod
     def train(cls, texts: Iterable[str], *, size: int = 12000, min_count: int = 2) -> Tokenizer:
         """Count a vocabulary of at most `size` pieces out of `texts`; what is rarer than `min_count` gets no piece."""
+        if isinstance(texts, str):
+            raise InputError(_ONE_STRING)
         bare = cls([*SPECIAL_PIECES, *BYTE_PIECES])
-        pieces = ((word, bare._cutter.is_word(word[0])) for text in texts for word in bare._cutter.words(text))
-        characters, words = normal_counts(pieces)
+        characters: Counter[str] = Counter()
+        words: Counter[str] = Counter()
+        for unit, count in bare._census(texts).items():
+            for word in bare._cutter.words(unit):
+                (words if bare._cutter.is_word(word[0]) else characters)[word] += count
         return cls(count_out_vocabulary(characters, words, size=size, min_count=min_count))
+
+    def _census(self, texts: Iterable[str]) -> Counter[str]:
+        seen: Counter[str] = Counter()
+        rest = iter(texts)
+        while batch := list(islice(rest, _TRAINED_AT_ONCE)):
+            seen.update(self._codepoints.census(batch))
+        return seen
 
     @classmethod
     def from_vocab_txt(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -163,7 +178,7 @@ class Tokenizer:
 
     def ids_batch(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of many texts: row_ptr int64 [rows + 1] and tokens int32 [m]."""
-        return self._codepoints.ids_batch(texts if isinstance(texts, list) else list(texts))
+        return self._codepoints.ids_batch(_several(texts))
 
     def slow_encode(self, text: str) -> Encoding:
         """What `encode` returns, always by the slow path: the truth that the fast path is checked against."""
@@ -218,6 +233,12 @@ class Tokenizer:
 
 def _restored(pieces: list[str], style: Style) -> Tokenizer:
     return Tokenizer(pieces, style=style)
+
+
+def _several(texts: Iterable[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise InputError(_ONE_STRING)
+    return texts if isinstance(texts, list) else list(texts)
 
 
 def _fingerprint(pieces: Sequence[str], style: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import string
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from tokenizers import Tokenizer as Pipeline
 from tokenizers import models, pre_tokenizers, trainers
@@ -23,6 +23,9 @@ CONTINUES = "##"
 # Always present, so that any ASCII text has short pieces whatever the training texts were.
 _ASCII_CHARACTERS = tuple(sorted(set(string.printable) - set(string.whitespace) - set(string.ascii_uppercase)))
 _ASCII_CONTINUATIONS = tuple(CONTINUES + letter for letter in string.ascii_lowercase)
+
+# A rare character has no other spelling than its bytes; a rare word has, in shorter pieces that are learnt better.
+_MERGED_WHEN_SEEN = 5  # times min_count
 
 # The trainer is fed every word as often as it was seen; beyond this many the counts are divided first.
 _MOST_WORDS_FED = 10_000_000
@@ -63,7 +66,7 @@ def word_pieces(words: Counter[str], *, size: int, min_count: int) -> list[str]:
     usable = set(alphabet)
     taught = Counter({w: n for w, n in words.items() if _spelt_with(w, usable)})
     ascii_free = size + len(_ASCII_CHARACTERS) + len(_ASCII_CONTINUATIONS)  # those are dropped by the caller
-    pieces = _merge(taught, alphabet, size=ascii_free, min_count=min_count)
+    pieces = _merge(taught, alphabet, size=ascii_free, min_count=_MERGED_WHEN_SEEN * min_count)
     return pieces
 
 
@@ -117,12 +120,3 @@ def check_vocabulary(pieces: Sequence[str]) -> None:
 
 def _is_surrogate(piece: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in piece)
-
-
-def normal_counts(pieces: Iterable[tuple[str, bool]]) -> tuple[Counter[str], Counter[str]]:
-    """Split (piece, is a word) pairs into the two counters that `count_out_vocabulary` takes."""
-    characters: Counter[str] = Counter()
-    words: Counter[str] = Counter()
-    for piece, is_word in pieces:
-        (words if is_word else characters)[piece] += 1
-    return characters, words
