@@ -102,7 +102,8 @@ class Catalogue:
         self.path = folder / FILE
         if not create and not self.path.is_file():
             raise KnowledgeBaseNotFound(
-                f"There is no knowledge base at {folder} (no {FILE} in it). Build one: tianwen build FACTS --kb {folder}"
+                f"There is no knowledge base at {folder} (no {FILE} in it). "
+                f"Build one: tianwen build FACTS --kb {folder}"
             )
         self.read_only = not create and (is_read_only(folder) or is_read_only(self.path))
         self._lock = threading.RLock()
@@ -337,7 +338,13 @@ def insert_source(connection: sqlite3.Connection, name: str, facts: int, skipped
     )
 
 
-def change_settings(connection: sqlite3.Connection, *, duplicates: int = 0, **settings: str) -> None:
+def forget_sources(connection: sqlite3.Connection) -> None:
+    """Forget what was read so far, when other facts take the place of all."""
+    connection.execute("DELETE FROM sources")
+    _set(connection, {"duplicates": "0"})
+
+
+def change_settings(connection: sqlite3.Connection, settings: dict[str, str], *, duplicates: int = 0) -> None:
     """Set settings, and raise the number of duplicates merged so far."""
     known = int(_read_state(connection).settings["duplicates"])
     _set(connection, settings | {"duplicates": str(known + duplicates)})

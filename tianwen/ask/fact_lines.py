@@ -41,7 +41,7 @@ class FactStream:
         if head.startswith(b"\x1f\x8b"):
             self._bytes: BinaryIO = cast(BinaryIO, gzip.GzipFile(fileobj=plain))
         elif head.startswith(b"\xfd7zXZ\0"):
-            self._bytes = cast(BinaryIO, lzma.LZMAFile(plain))
+            self._bytes = cast(BinaryIO, lzma.LZMAFile(plain))  # noqa: SIM115
         elif head.startswith(b"BZh"):
             self._bytes = cast(BinaryIO, bz2.BZ2File(plain))
         else:

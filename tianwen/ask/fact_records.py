@@ -2,8 +2,9 @@
 
 Post: 8802
 
-`{"subject": ..., "predicate": ..., "object": ..., "sense": ..., "source": ...}` with the header names of tables (主语, 谓语,
-宾语 too), or `[subject, predicate, object, source]`. The object may be a list: one fact each. Numbers keep their writing.
+`{"subject": ..., "predicate": ..., "object": ..., "sense": ..., "source": ...}` with the header names of tables (主语,
+谓语, 宾语 too), or `[subject, predicate, object, source]`. The object may be a list: one fact each. Numbers keep the
+way they are written.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tianwen.ask.facts import FIELDS
 _ARRAYS = {3: FIELDS[:3], 4: (*FIELDS[:3], "source"), 5: FIELDS}
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
 
-Row = tuple[int, str | None, str | None, str | None, str | None, str | None]
+Row = tuple[int | str | None, ...]  # line, then FIELDS
 
 
 class _NotAFact(ValueError):

@@ -121,7 +121,13 @@ def _split_senses(raw: pl.DataFrame) -> pl.DataFrame:
         raw = raw.with_columns(pl.lit(None, pl.String).alias("rare_name"), pl.lit(None, pl.String).alias("rare_sense"))
     return raw.with_columns(
         pl.when(plain).then("name").when(open_question).then("rare_name").otherwise(subject).alias("subject"),
-        pl.when(plain).then("inner").when(open_question).then("rare_sense").otherwise("sense").fill_null("").alias("sense"),
+        pl.when(plain)
+        .then("inner")
+        .when(open_question)
+        .then("rare_sense")
+        .otherwise("sense")
+        .fill_null("")
+        .alias("sense"),
         pl.col("source").fill_null(""),
     ).select(RAW_SCHEMA.keys())
 

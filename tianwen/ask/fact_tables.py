@@ -122,7 +122,9 @@ def _split(frame: pl.DataFrame, header: Header | None, separator: str, name: str
     for line, width in frame.filter(~fits).select("line", "width").iter_rows():
         report.skip(name, line, _width_reason(width, least, most))
     frame = frame.filter(fits)
-    cells = frame.select("line", "width", pl.col("text").str.split_exact(separator, most - 1).alias("cells")).unnest("cells")
+    cells = frame.select("line", "width", pl.col("text").str.split_exact(separator, most - 1).alias("cells")).unnest(
+        "cells"
+    )
     columns = [pl.col(f"field_{at}") for at in range(most)]
     if header:
         return cells.select("line", *header.raw(columns))
@@ -140,7 +142,12 @@ def _width_reason(width: int, least: int, most: int) -> str:
 
 
 def _read_quoted(
-    number: int, lines: pl.Series, blocks: Iterator[tuple[int, pl.Series]], header: Header | None, name: str, report: Report
+    number: int,
+    lines: pl.Series,
+    blocks: Iterator[tuple[int, pl.Series]],
+    header: Header | None,
+    name: str,
+    report: Report,
 ) -> Iterator[pl.DataFrame]:
     """CSV with quotes, from line `number` on, by the `csv` module; a broken record is reported and reading goes on."""
     csv.field_size_limit(max(csv.field_size_limit(), LINE_LIMIT))

@@ -23,7 +23,7 @@ from tianwen.errors import InputError
 NAME_LIMIT = 4_096
 OBJECT_LIMIT = 2**20
 
-FIELDS = ("subject", "predicate", "object", "sense", "source")
+FIELDS: tuple[str, ...] = ("subject", "predicate", "object", "sense", "source")
 
 
 @dataclass(frozen=True, slots=True)

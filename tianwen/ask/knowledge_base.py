@@ -33,7 +33,15 @@ from tianwen.ask.durable import WriteLock, checksum, is_read_only, remove_tree, 
 from tianwen.ask.fact_files import facts_of
 from tianwen.ask.fact_report import FACT_SCHEMA, Report
 from tianwen.ask.loading import Loaded, Progress, Source, gather, without_known
-from tianwen.ask.new_folder import LOCK, SEGMENTS, build_folder, note_sources, segment_folder, write_segment, write_tokenizer
+from tianwen.ask.new_folder import (
+    LOCK,
+    SEGMENTS,
+    build_folder,
+    note_sources,
+    segment_folder,
+    write_segment,
+    write_tokenizer,
+)
 from tianwen.ask.segment import Segment, check, damaged
 from tianwen.ask.snapshot import NONE, Part, Snapshot, check_text, require_tokenizer
 from tianwen.errors import InputError, KnowledgeBaseDamaged, KnowledgeBaseError, KnowledgeBaseNotFound
@@ -252,13 +260,15 @@ class KnowledgeBase:
         """Merge all segments and edits into one segment; running readers keep what they see."""
         self._require_writable()
         with self._writing() as snapshot:
-            edited = len(snapshot.parts) > 1 or len(snapshot.parts[0].gone) or not self._view.segments
+            edited = (
+                len(snapshot.parts) > 1 or any(len(part.gone) for part in snapshot.parts) or not self._view.segments
+            )
             if not edited:
                 return
             if progress is not None:
                 progress(0, len(snapshot), "indexing")
             facts = pl.concat([pl.DataFrame(schema=FACT_SCHEMA), *snapshot.frames()])
-            self._replace(facts, Loaded(facts), self.tokenizer)
+            self._replace(Loaded(facts), self.tokenizer)
             if progress is not None:
                 progress(len(snapshot), len(snapshot), "indexing")
 
@@ -272,19 +282,21 @@ class KnowledgeBase:
         with kb:
             kb._require_writable()
             with kb._writing():
-                kb._replace(loaded.facts, loaded, tokenizer)
+                kb._replace(loaded, tokenizer, forget=True)
         return True
 
-    def _replace(self, facts: pl.DataFrame, loaded: Loaded, tokenizer: Tokenizer) -> None:
-        """One segment in the place of everything."""
+    def _replace(self, loaded: Loaded, tokenizer: Tokenizer, *, forget: bool = False) -> None:
+        """One segment in the place of everything; `forget` the old sources too."""
         number = self._next_number()
         settings = write_tokenizer(self.folder, tokenizer)
-        manifest = write_segment(self.folder, number, facts, tokenizer)
+        manifest = write_segment(self.folder, number, loaded.facts, tokenizer)
         with self._catalogue.writing() as connection:
             store.forget_edits(connection, segments=True)
-            store.insert_segment(connection, number, facts.height, manifest)
+            store.insert_segment(connection, number, loaded.facts.height, manifest)
+            if forget:
+                store.forget_sources(connection)
             note_sources(connection, loaded)
-            store.change_settings(connection, **settings)
+            store.change_settings(connection, settings)
         self._sweep()
 
     @contextlib.contextmanager
@@ -381,13 +393,12 @@ def _reopened(folder: Path, tokenizer: Tokenizer | None) -> KnowledgeBase:
 
 def _distinct(snapshot: Snapshot, name: str) -> int:
     """How many different texts a field has among the facts that are there; "" is none."""
-    texts = []
+    texts: set[str] = set()
     for part in snapshot.parts:
-        names, column = part.segment.names[name], part.segment.values[name]
-        used = column.unique() if not len(part.gone) else column.gather(part.live_rows(range(len(column)))).unique()
-        texts.append(names.gather(used))
-    everything = pl.concat(texts).unique() if texts else pl.Series([], dtype=pl.String)
-    return int((everything != "").sum())
+        numbers, rows = part.segment.numbers[name], part.live_rows(range(len(part.segment)))
+        used = np.unique(numbers[rows] if len(rows) < len(numbers) else numbers)
+        texts.update(part.segment.names[name].take(used.astype(np.int64)))
+    return len(texts - {""})
 
 
 def _require_place(folder: Path, overwrite: bool) -> None:

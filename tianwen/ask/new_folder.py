@@ -17,7 +17,7 @@ from tianwen.ask import catalogue as store
 from tianwen.ask.catalogue import Catalogue
 from tianwen.ask.durable import WriteLock, checksum, flush_file, flush_folder, flush_tree, remove_tree
 from tianwen.ask.loading import Loaded
-from tianwen.ask.segment import Segment
+from tianwen.ask.segment import Drawn
 from tianwen.errors import InputError
 from tianwen.text import Tokenizer
 
@@ -32,7 +32,7 @@ def write_segment(folder: Path, number: int, facts: pl.DataFrame, tokenizer: Tok
     for left_over in (beside, target):  # of a process that died before its commit
         remove_tree(left_over)
     try:
-        manifest = Segment.of(facts, tokenizer)[0].save(beside, tokenizer=tokenizer.fingerprint)
+        manifest = Drawn.of(facts, tokenizer).save(beside, tokenizer=tokenizer.fingerprint)
         os.rename(beside, target)
     except BaseException:
         remove_tree(beside)
@@ -74,7 +74,9 @@ def build_folder(folder: Path, loaded: Loaded, tokenizer: Tokenizer, settings: d
         try:
             os.rename(beside, folder)
         except OSError as error:
-            raise InputError(f"{folder} appeared while it was being built ({error.strerror}); it is left as it is.") from error
+            raise InputError(
+                f"{folder} appeared while it was being built ({error.strerror}); it is left as it is."
+            ) from error
         flush_folder(folder.parent)
 
 
@@ -82,7 +84,7 @@ def note_sources(connection: store.sqlite3.Connection, loaded: Loaded) -> None:
     """Record the files read and the duplicates merged."""
     for name, facts, skipped in loaded.files:
         store.insert_source(connection, name, facts, skipped)
-    store.change_settings(connection, duplicates=loaded.duplicates)
+    store.change_settings(connection, {}, duplicates=loaded.duplicates)
 
 
 @contextlib.contextmanager

@@ -23,9 +23,7 @@ from tianwen.ask.fact_report import Report
 LABEL = "<http://www.w3.org/2000/01/rdf-schema#label>"
 _NODE = r'<[^<>"\s]*>|_:[^\s<>"]+'
 _LITERAL = r'"(?:[^"\\]|\\.)*"(?:\^\^<[^<>"\s]*>|@[A-Za-z0-9-]+)?'
-_TRIPLE = (
-    rf"^\s*(?P<s>{_NODE})\s*(?P<p><[^<>\x22\s]*>)\s*(?P<o>{_NODE}|{_LITERAL})\s*(?P<g>{_NODE})?\s*\.\s*(?:#.*)?$"
-)
+_TRIPLE = rf"^\s*(?P<s>{_NODE})\s*(?P<p><[^<>\x22\s]*>)\s*(?P<o>{_NODE}|{_LITERAL})\s*(?P<g>{_NODE})?\s*\.\s*(?:#.*)?$"
 _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.)|$)", re.DOTALL)
 _ONE = {"t": "\t", "b": "\b", "n": "\n", "r": "\r", "f": "\f", '"': '"', "'": "'", "\\": "\\"}
 

@@ -8,7 +8,7 @@ Post: 8802
                   values.arrow       one row a fact: numbers of subject, predicate, sense, source; the object's text
                   subject.arrow ...  the texts of those numbers, each once
 
-Facts of one key stand in the order in which they came. Arrow files are not compressed, so that they map into memory.
+Facts of one key stand in the order in which they came. The Arrow files are ordinary ones, laid out so that they map into memory (`columns`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt32
 
+from tianwen.ask.columns import Kind, Texts, map_columns, write_columns
 from tianwen.ask.durable import checksum, flush_tree
 from tianwen.ask.facts import FIELDS, Fact
 from tianwen.ask.fielded import BatchTokenizer, FieldedTrie
@@ -31,6 +33,7 @@ from tianwen.errors import KnowledgeBaseDamaged
 FORMAT = 1
 MANIFEST = "manifest.json"
 NAMED = ("subject", "predicate", "sense", "source")
+_VALUES: dict[str, Kind] = {**dict.fromkeys(NAMED, "number"), "object": "text"}
 
 # Below this many bytes a segment is read and checked in full when it is opened (about 0.25 s at the limit); a larger
 # one only by its sizes and its manifest, and in full by `KnowledgeBase.verify`.
@@ -38,34 +41,36 @@ FULL_CHECK_BYTES = 256 * 2**20
 
 
 class Segment:
-    """Facts in memory or memory-mapped, with their tree; never changes."""
+    """Facts in memory or memory-mapped, with their tree; never changes.
+
+    `numbers[field]` is the number of each fact's subject, predicate, sense and source in `names[field]`.
+    """
 
     def __init__(
-        self, trie: FieldedTrie, key_ptr: Int64[np.ndarray, " keys+1"], values: pl.DataFrame, names: dict[str, pl.Series]
+        self,
+        trie: FieldedTrie,
+        key_ptr: Int64[np.ndarray, " keys+1"],
+        numbers: dict[str, UInt32[np.ndarray, " facts"]],
+        objects: Texts,
+        names: dict[str, Texts],
     ) -> None:
         self.trie = trie
         self.key_ptr = key_ptr
-        self.values = values
+        self.numbers = numbers
+        self.objects = objects
         self.names = names
 
     def __len__(self) -> int:
         """Number of facts."""
-        return self.values.height
+        return len(self.objects)
 
     @classmethod
     def of(cls, facts: pl.DataFrame, tokenizer: BatchTokenizer) -> tuple[Segment, Int64[np.ndarray, " facts"]]:
-        """Index facts (columns `facts.FIELDS`, no exact duplicates); also for each row, which row of `facts` it was."""
-        trie, key_row = FieldedTrie.build(facts["subject"], facts["predicate"], facts["sense"], tokenizer)
-        order = np.argsort(key_row, kind="stable")  # by key, then as they came
-        key_ptr = np.zeros(len(trie) + 1, np.int64)
-        np.cumsum(np.bincount(key_row, minlength=len(trie)), out=key_ptr[1:])
-        names, columns = {}, {}
-        for field in NAMED:
-            names[field] = facts[field].unique(maintain_order=True)
-            columns[field] = numbers(facts[field], names[field])
-        columns["object"] = facts["object"]
-        values = pl.DataFrame(columns)[order].rechunk()
-        return cls(trie, key_ptr, values, names), order
+        """Index facts (columns `facts.FIELDS`) in memory; also for each row, which row of `facts` it was."""
+        drawn = Drawn.of(facts, tokenizer)
+        numbers = {field: drawn.values[field].to_numpy() for field in NAMED}
+        names = {field: Texts.of(drawn.names[field]) for field in NAMED}
+        return cls(drawn.trie, drawn.key_ptr, numbers, Texts.of(drawn.values["object"]), names), drawn.order
 
     # Reading
 
@@ -75,54 +80,29 @@ class Segment:
 
     def facts(self, rows: range | Int64[np.ndarray, " rows"]) -> list[Fact]:
         """The facts of some rows, in the order given."""
-        return [Fact(*row) for row in self.frame(rows).iter_rows()]
+        at = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
+        named = {field: self.names[field].take(self.numbers[field][at].astype(np.int64)) for field in NAMED}
+        texts = zip(named["subject"], named["predicate"], self.objects.take(rows), strict=True)
+        return [
+            Fact(*text, sense, source)
+            for text, sense, source in zip(texts, named["sense"], named["source"], strict=True)
+        ]
 
     def frame(self, rows: range | Int64[np.ndarray, " rows"]) -> pl.DataFrame:
         """Some rows with their texts, columns `facts.FIELDS`."""
-        if isinstance(rows, range):
-            part = self.values.slice(rows.start, len(rows))
-        else:
-            part = self.values[rows]
-        texts = {field: self.names[field].gather(part[field]) for field in NAMED}
-        return pl.DataFrame({"object": part["object"], **texts}).select(FIELDS)
+        at = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
+        columns = {"object": pl.Series(self.objects.take(rows), dtype=pl.String)}
+        for field in NAMED:
+            used, place = np.unique(self.numbers[field][at], return_inverse=True)
+            texts = pl.Series(self.names[field].take(used.astype(np.int64)), dtype=pl.String)
+            columns[field] = texts.gather(place.astype(np.uint32))
+        return pl.DataFrame(columns).select(FIELDS)
 
     def frames(self, *, at_once: int = 200_000) -> Iterator[tuple[range, pl.DataFrame]]:
         """All rows in order, `at_once` at a time."""
         for start in range(0, len(self), at_once):
             rows = range(start, min(start + at_once, len(self)))
             yield rows, self.frame(rows)
-
-    def number_of(self, field: str, text: str) -> int | None:
-        """The number of a subject, predicate, sense or source, None when no fact has it."""
-        found = (self.names[field] == text).arg_max()
-        return found if found is not None and self.names[field][found] == text else None
-
-    # Writing and opening
-
-    def save(self, folder: Path, *, tokenizer: str) -> int:
-        """Write into a new folder and flush it; return the checksum of the manifest, to be recorded in the catalogue."""
-        (folder / "trie").mkdir(parents=True)
-        self.trie.save(folder / "trie")
-        np.save(folder / "key_ptr.npy", self.key_ptr)
-        self.values.write_ipc(folder / "values.arrow", compression="uncompressed")
-        for field in NAMED:
-            self.names[field].to_frame("text").write_ipc(folder / f"{field}.arrow", compression="uncompressed")
-        files = {}
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                size, crc = checksum(path)
-                files[path.relative_to(folder).as_posix()] = {"bytes": size, "crc32": f"{crc:08x}"}
-        manifest = {
-            "format": FORMAT,
-            "facts": len(self),
-            "keys": len(self.trie),
-            "tokenizer": tokenizer,
-            "files": files,
-        }
-        content = json.dumps(manifest, indent=1).encode()
-        (folder / MANIFEST).write_bytes(content)
-        flush_tree(folder)
-        return zlib.crc32(content)
 
     @classmethod
     def open(cls, folder: Path, *, manifest_checksum: int) -> Segment:
@@ -131,12 +111,58 @@ class Segment:
         Raises KnowledgeBaseDamaged when anything is missing or differs from what was recorded.
         """
         check(folder, manifest_checksum=manifest_checksum)
-        names = {field: _mapped(folder / f"{field}.arrow")["text"] for field in NAMED}
+        values = _mapped(folder / "values.arrow", _VALUES)
+        names = {field: _mapped(folder / f"{field}.arrow", {"text": "text"})["text"] for field in NAMED}
         try:
-            key_ptr = np.load(folder / "key_ptr.npy", mmap_mode="r")
+            key_ptr = np.asarray(np.load(folder / "key_ptr.npy", mmap_mode="r"))
         except (OSError, ValueError) as error:
             raise damaged(folder / "key_ptr.npy", str(error)) from error
-        return cls(FieldedTrie.open(folder / "trie"), key_ptr, _mapped(folder / "values.arrow"), names)
+        objects = values.pop("object")
+        return cls(FieldedTrie.open(folder / "trie"), key_ptr, values, objects, names)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Facts in the order of their keys, ready to be kept in memory or written."""
+
+    trie: FieldedTrie
+    key_ptr: Int64[np.ndarray, " keys+1"]
+    values: pl.DataFrame  # UInt32 numbers of the named fields, and the object
+    names: dict[str, pl.Series]
+    order: Int64[np.ndarray, " facts"]
+
+    @classmethod
+    def of(cls, facts: pl.DataFrame, tokenizer: BatchTokenizer) -> Drawn:
+        """Build the tree and sort the facts: by key, then as they came."""
+        trie, key_row = FieldedTrie.build(facts["subject"], facts["predicate"], facts["sense"], tokenizer)
+        order = np.argsort(key_row, kind="stable")
+        key_ptr = np.zeros(len(trie) + 1, np.int64)
+        np.cumsum(np.bincount(key_row, minlength=len(trie)), out=key_ptr[1:])
+        names, columns = {}, {}
+        for field in NAMED:
+            names[field] = facts[field].unique(maintain_order=True)
+            columns[field] = numbered(facts[field], names[field])
+        return cls(trie, key_ptr, pl.DataFrame({**columns, "object": facts["object"]})[order], names, order)
+
+    def save(self, folder: Path, *, tokenizer: str) -> int:
+        """Write into a new folder and flush it; return the checksum of the manifest, to be recorded in the catalogue."""
+        (folder / "trie").mkdir(parents=True)
+        self.trie.save(folder / "trie")
+        np.save(folder / "key_ptr.npy", self.key_ptr)
+        write_columns(folder / "values.arrow", self.values.select(_VALUES.keys()))
+        for field in NAMED:
+            write_columns(folder / f"{field}.arrow", self.names[field].to_frame("text"))
+        files = {}
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                size, crc = checksum(path)
+                files[path.relative_to(folder).as_posix()] = {"bytes": size, "crc32": f"{crc:08x}"}
+        counts = {"facts": self.values.height, "keys": len(self.trie)}
+        manifest = {"format": FORMAT, **counts, "tokenizer": tokenizer, "files": files}
+        content = json.dumps(manifest, indent=1).encode()
+        (folder / MANIFEST).write_bytes(content)
+        flush_tree(folder)
+        return zlib.crc32(content)
 
 
 def check(folder: Path, *, manifest_checksum: int, full: bool | None = None) -> None:
@@ -170,7 +196,7 @@ def damaged(path: Path, what: str) -> KnowledgeBaseDamaged:
     )
 
 
-def numbers(column: pl.Series, names: pl.Series) -> pl.Series:
+def numbered(column: pl.Series, names: pl.Series) -> pl.Series:
     """The place of each text of `column` in `names`, as UInt32."""
     if not len(column):
         return pl.Series(column.name, [], dtype=pl.UInt32)
@@ -191,8 +217,8 @@ def _manifest(folder: Path, expected: int) -> dict[str, Any]:
     return manifest
 
 
-def _mapped(path: Path) -> pl.DataFrame:
+def _mapped(path: Path, kinds: dict[str, Kind]) -> dict[str, Any]:
     try:
-        return pl.read_ipc(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise damaged(path, str(error).splitlines()[0]) from error
+        return map_columns(path, kinds)
+    except (OSError, ValueError) as error:
+        raise damaged(path, str(error)) from error

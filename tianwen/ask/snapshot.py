@@ -18,7 +18,7 @@ import polars as pl
 from jaxtyping import Int64
 
 from tianwen.ask.facts import Fact
-from tianwen.ask.segment import NAMED, Segment
+from tianwen.ask.segment import Segment
 from tianwen.ask.segmented import SegmentedTrie
 from tianwen.errors import InputError, WrongTokenizer
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 NONE = np.empty(0, np.int64)
+ROWS_AT_ONCE = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,10 @@ class Snapshot:
         object: str | None = None,
         sense: str | None = None,
     ) -> list[Fact]:
-        """The facts whose fields are exactly these texts; None matches anything, sense "" only facts without a sense."""
+        """The facts with exactly these texts; None matches anything, sense "" only facts without a sense."""
         wanted = {"subject": subject, "predicate": predicate, "object": object, "sense": sense}
+        if all(text is None for text in wanted.values()):
+            return list(self.iter_facts())
         return [fact for part, rows in self.find_rows(wanted) for fact in self.parts[part].segment.facts(rows)]
 
     def find_rows(self, wanted: dict[str, str | None]) -> Iterator[tuple[int, Int64[np.ndarray, " rows"]]]:
@@ -128,20 +131,17 @@ class Snapshot:
         prefix = self._prefix(texts)
         for number, part in enumerate(self.parts):
             segment = part.segment
-            numbers = {field: segment.number_of(field, texts[field]) for field in NAMED if field in texts}
-            if None in numbers.values():
-                continue
             rows = range(len(segment))
             if prefix is not None:
                 low, high = segment.trie.rows(segment.trie.walk(prefix, np.array([prefix.shape[1]])))
                 rows = segment.rows_of_keys(int(low[0]), int(high[0]))
-            fits = part.live_rows(rows)
-            chosen = segment.values[fits] if len(fits) < len(segment) else segment.values
-            tests = [pl.col(field) == number for field, number in numbers.items()]
-            if "object" in texts:
-                tests.append(pl.col("object") == texts["object"])
-            mask = chosen.select(pl.all_horizontal(*tests)).to_series().to_numpy() if tests else slice(None)
-            if len(fits := fits[mask]):
+            tests = [pl.col(field) == text for field, text in texts.items()]
+            found = []
+            for start in range(rows.start, rows.stop, ROWS_AT_ONCE):
+                fits = part.live_rows(range(start, min(start + ROWS_AT_ONCE, rows.stop)))
+                fits = fits[segment.frame(fits).select(pl.all_horizontal(*tests)).to_series().to_numpy()]
+                found.append(fits)
+            if found and len(fits := np.concatenate(found)):
                 yield number, fits
 
     def _prefix(self, texts: dict[str, str]) -> Int64[np.ndarray, " 1 tokens"] | None:
