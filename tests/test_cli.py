@@ -303,3 +303,14 @@ def test_info_can_verify_every_byte(run, kb, tmp_path):
     flipped[-1] ^= 1
     file.write_bytes(flipped)
     assert "Traceback" not in run("info", "--kb", kb, "--verify", exit_code=1).stderr
+
+
+def test_a_benchmark_gets_the_options_after_its_name(run, monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr(cli, "BENCHMARKS", tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert "source checkout" in run("bench", "speed", exit_code=1).stderr
+    (tmp_path / "peer.py").write_text("NAME = 'peer'", encoding="utf-8")
+    (tmp_path / "speed.py").write_text("import sys, peer\nprint(__name__, peer.NAME, sys.argv[1:])", encoding="utf-8")
+    assert run("bench", "speed", "--json", "--keys", "5").stdout == "__main__ peer ['--json', '--keys', '5']\n"
+    assert "peer, speed" in run("bench", "depth", exit_code=2).stderr

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from tianwen.text import Tokenizer
 
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
 class Commands(TyperGroup):
     """The group of all commands: turns errors raised on purpose into one sentence and an exit code."""
 
@@ -48,7 +51,14 @@ class Commands(TyperGroup):
 
 
 def group(help: str) -> typer.Typer:
-    return typer.Typer(cls=Commands, help=help, rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+    return typer.Typer(
+        cls=Commands,
+        help=help,
+        rich_markup_mode=None,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
 
 
 app = group("Ask your own knowledge; every answer exists.")
@@ -232,8 +242,7 @@ def info(
         if verify:
             base.verify()
         facts = base.info()
-    width = max(map(len, facts))
-    say("\n".join(f"{name:{width}}  {value}" for name, value in facts.items()), facts, as_json=as_json)
+    say(table(facts), facts, as_json=as_json)
 
 
 @train.command("ask")
@@ -291,29 +300,29 @@ def evaluate_ask(
     options = AskOptions(beams=beams, search=search.value, threshold=threshold)
     with open_kb(kb) as base, progress("Asking", quiet=quiet) as bar:
         numbers = evaluation.evaluate_ask(Asker.load(model), base, known, options=options, progress=bar)
-    say("\n".join(f"{name:24}  {value:.4g}" for name, value in numbers.items()), numbers, as_json=as_json)
+    say(table(numbers), numbers, as_json=as_json)
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def bench(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="One of the files of benchmarks/, such as: ask")],
-    quiet: Quiet = False,
-    as_json: Json = False,
 ) -> None:
     """Measure speed, side by side with the alternatives.
 
-    The benchmarks come with the source checkout.
+    The benchmarks come with the source checkout. Options after NAME, such as --json, go to the benchmark.
     """
     import runpy
 
-    folder = Path(__file__).parent.parent / "benchmarks"
-    names = sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    names = sorted(path.stem for path in BENCHMARKS.glob("[a-z]*.py"))
     if not names:
         raise InputError("The benchmarks come with the source checkout, not with the installed package.")
     if name not in names:
         raise typer.BadParameter(f"There is no benchmark {name!r}; there are: {', '.join(names)}.")
-    numbers = runpy.run_path(str(folder / f"{name}.py"))["run"](quiet=quiet)
-    say("\n".join(f"{key:24}  {value}" for key, value in numbers.items()), numbers, as_json=as_json)
+    script = str(BENCHMARKS / f"{name}.py")
+    sys.argv = [script, *context.args]
+    sys.path.insert(0, str(BENCHMARKS))  # as `python benchmarks/NAME.py` has it
+    runpy.run_path(script, run_name="__main__")
 
 
 @app.command()
@@ -380,6 +389,18 @@ def say(text: str, value: Any, *, as_json: bool) -> None:
     from tianwen.terminal import json_line
 
     typer.echo(json_line(value) if as_json else text)
+
+
+def table(values: dict[str, Any]) -> str:
+    """Names and values below each other; of a list one line each."""
+    rows = []
+    for name, value in values.items():
+        for item in value if isinstance(value, list) else [value]:
+            text = ", ".join(f"{key} {part}" for key, part in item.items()) if isinstance(item, dict) else item
+            rows.append((name, f"{text:.4g}" if isinstance(text, float) else f"{text}"))
+            name = ""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
 
 
 def name_skipped(report: Report, *, quiet: bool, most: int = 10) -> None:
