@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shutil
 import sqlite3
 import tempfile
@@ -35,13 +34,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tianwen.ask.durable import SharedFile, checksum_of, is_read_only, write_atomically
+from tianwen.ask.durable import SharedFile, checksum_of, damaged, is_read_only, write_atomically
 from tianwen.ask.facts import Fact
-from tianwen.errors import KnowledgeBaseDamaged, KnowledgeBaseError, KnowledgeBaseLocked, KnowledgeBaseNotFound
+from tianwen.ask.seal import SEAL, read_seal, seal_line
+from tianwen.errors import KnowledgeBaseError, KnowledgeBaseLocked, KnowledgeBaseNotFound
 
 FORMAT = 1
 FILE = "catalogue.sqlite"
-SEAL = "catalogue.seal"
 
 _SCHEMA = """
 CREATE TABLE settings(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -54,7 +53,6 @@ CREATE TABLE removed(id INTEGER PRIMARY KEY AUTOINCREMENT, segment INTEGER NOT N
     crc INTEGER NOT NULL, UNIQUE(segment, row));
 """
 _TOTALS = ("added_rows", "added_sum", "removed_rows", "removed_sum")
-_SEAL = re.compile(rb"tianwen seal 1 commit (\d+) bytes (\d+) crc32 ([0-9a-f]{8}|-) check ([0-9a-f]{8})\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +184,7 @@ class Catalogue:
         with self._reading() as connection:
             row = connection.execute("SELECT value FROM settings WHERE name = 'commit_number'").fetchone()
             if row is None or not row[0].isdecimal():
-                raise _damaged(self.path, "the commit number is missing")
+                raise damaged(self.path, "the commit number is missing")
             return int(row[0])
 
     @contextlib.contextmanager
@@ -232,7 +230,7 @@ class Catalogue:
     def _require_seal(self) -> None:
         """Seal a commit that a crash or a full disk left without one: the seal is never two commits behind."""
         number = self.commit_number()
-        if _read_seal(self.folder)[0] != number:
+        if read_seal(self.folder)[0] != number:
             try:
                 self._seal(number)
             except OSError as error:
@@ -253,19 +251,19 @@ class Catalogue:
         if not busy:
             size, value = checksum_of(self._file.chunks())
             crc = f"{value:08x}"
-        write_atomically(self.folder / SEAL, _seal_line(number, size, crc))
+        write_atomically(self.folder / SEAL, seal_line(number, size, crc))
 
     # Checking
 
     def verify(self) -> State:
         """Check the database against its seal; raises KnowledgeBaseDamaged, returns the state when all is well."""
         for attempt in range(6):
-            before = _read_seal(self.folder)
+            before = read_seal(self.folder)
             with self._reading() as connection:
                 state = _checked_state(connection, self.path)
-                seal = _read_seal(self.folder)
+                seal = read_seal(self.folder)
                 if state.commit < before[0]:
-                    raise _damaged(
+                    raise damaged(
                         self.path, f"it ends at commit {state.commit}, but commit {before[0]} was acknowledged"
                     )
                 if seal[0] == state.commit and seal[2] != "-":
@@ -276,7 +274,7 @@ class Catalogue:
                     _require_integrity(connection, self.path)
                     return state
             time.sleep(0.05 * attempt)  # a writer may be between its commit and its seal
-        raise _damaged(self.path, "its checksum differs from the one recorded")
+        raise damaged(self.path, "its checksum differs from the one recorded")
 
     @contextlib.contextmanager
     def _telling(self, doing: str) -> Iterator[None]:
@@ -285,7 +283,7 @@ class Catalogue:
         except sqlite3.Error as error:
             raise _explained(error, self.path, doing) from error
         except (UnicodeDecodeError, OverflowError) as error:
-            raise _damaged(self.path, str(error)) from error
+            raise damaged(self.path, str(error)) from error
 
 
 # Rows
@@ -391,9 +389,9 @@ def _checked_state(connection: sqlite3.Connection, path: Path) -> State:
             )
         sound = str(_guard(state)) == state.settings.get("guard")
     except (TypeError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
     if not sound:
-        raise _damaged(path, "its settings do not match their checksum")
+        raise damaged(path, "its settings do not match their checksum")
     return state
 
 
@@ -402,51 +400,27 @@ def _read_changes(connection: sqlite3.Connection, state: State, seen: Seen, path
     added_id, removed_id = seen.added_id, seen.removed_id
     for *row, crc in connection.execute("SELECT * FROM added WHERE id > ? ORDER BY id", (seen.added_id,)):
         if _row_crc(tuple(row)) != crc:
-            raise _damaged(path, f"row {row[0]} of added does not match its checksum")
+            raise damaged(path, f"row {row[0]} of added does not match its checksum")
         added_id, totals[0], totals[1] = row[0], totals[0] + 1, totals[1] + crc
         added.append((row[0], Fact(*row[1:])))
     for *row, crc in connection.execute("SELECT * FROM removed WHERE id > ? ORDER BY id", (seen.removed_id,)):
         if _row_crc(tuple(row)) != crc:
-            raise _damaged(path, f"row {row[0]} of removed does not match its checksum")
+            raise damaged(path, f"row {row[0]} of removed does not match its checksum")
         removed_id, totals[2], totals[3] = row[0], totals[2] + 1, totals[3] + crc
         removed.append((row[1], row[2]))
     if totals != [int(state.settings[name]) for name in _TOTALS]:
-        raise _damaged(path, "rows of added or removed facts are missing")
+        raise damaged(path, "rows of added or removed facts are missing")
     now = Seen(state.epoch, added_id, removed_id, (totals[0], totals[1], totals[2], totals[3]))
     return Changes(state, now, added, removed)
 
 
-# Seal and errors
-
-
-def _seal_line(number: int, size: int, crc: str) -> bytes:
-    line = f"tianwen seal 1 commit {number} bytes {size} crc32 {crc}"
-    return f"{line} check {zlib.crc32(line.encode()):08x}\n".encode()
-
-
-def _read_seal(folder: Path) -> tuple[int, int, str]:
-    """(commit number, size, CRC-32 in hex or "-") of the last acknowledged commit."""
-    path = folder / SEAL
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise _damaged(path, error.strerror or str(error)) from error
-    match = _SEAL.fullmatch(content)
-    if match is None or content != _seal_line(int(match[1]), int(match[2]), match[3].decode()):
-        raise _damaged(path, "it is not a seal")
-    return int(match[1]), int(match[2]), match[3].decode()
+# Errors
 
 
 def _require_integrity(connection: sqlite3.Connection, path: Path) -> None:
     problem = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if problem != "ok":
-        raise _damaged(path, str(problem))
-
-
-def _damaged(path: Path, what: str) -> KnowledgeBaseDamaged:
-    return KnowledgeBaseDamaged(
-        f"{path} is damaged: {what}. Nothing is answered from it; restore the folder from a copy or build it again."
-    )
+        raise damaged(path, str(problem))
 
 
 def _explained(error: sqlite3.Error, path: Path, doing: str) -> KnowledgeBaseError:
@@ -462,4 +436,4 @@ def _explained(error: sqlite3.Error, path: Path, doing: str) -> KnowledgeBaseErr
             f"{path} cannot be written ({error}): no room or no right to write. Nothing stored is lost; "
             "free some space and try again."
         )
-    return _damaged(path, f"{doing} failed ({error})")
+    return damaged(path, f"{doing} failed ({error})")

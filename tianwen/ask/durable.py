@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from tianwen.errors import KnowledgeBaseError, KnowledgeBaseLocked
+from tianwen.errors import KnowledgeBaseDamaged, KnowledgeBaseError, KnowledgeBaseLocked
 
 try:
     import fcntl
@@ -156,6 +156,13 @@ def why(error: OSError) -> str:
     if error.errno in _READ_ONLY:
         return f"writing is not allowed here ({error.strerror}); change the rights or copy the folder"
     return f"{error.strerror or error}"
+
+
+def damaged(path: Path, what: str) -> KnowledgeBaseDamaged:
+    """The error for a file that is not as it was written."""
+    return KnowledgeBaseDamaged(
+        f"{path} is damaged: {what}. Nothing is answered from it; restore the folder from a copy or build it again."
+    )
 
 
 class WriteLock:

@@ -1,4 +1,4 @@
-"""A knowledge base: facts in a folder, to be asked, added to, removed from and compacted; every change is on disk when it returns.
+"""A knowledge base: facts in a folder, to be asked and changed; a change is on disk when it returns.
 
 Post: 8802
 
@@ -24,12 +24,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int64
 
 from tianwen.ask import catalogue as store
-from tianwen.ask.added import AddedFacts
-from tianwen.ask.catalogue import Catalogue, Changes, Seen, State
-from tianwen.ask.durable import WriteLock, checksum, is_read_only, remove_tree, telling
+from tianwen.ask.catalogue import Catalogue, State
+from tianwen.ask.durable import WriteLock, checksum, damaged, is_read_only, remove_tree, telling
 from tianwen.ask.fact_files import facts_of
 from tianwen.ask.fact_report import FACT_SCHEMA, Report
 from tianwen.ask.loading import Loaded, Progress, Source, gather, without_known
@@ -42,9 +40,10 @@ from tianwen.ask.new_folder import (
     write_segment,
     write_tokenizer,
 )
-from tianwen.ask.segment import Segment, check, damaged
-from tianwen.ask.snapshot import NONE, Part, Snapshot, check_text, require_tokenizer
-from tianwen.errors import InputError, KnowledgeBaseDamaged, KnowledgeBaseError, KnowledgeBaseNotFound
+from tianwen.ask.segment import check
+from tianwen.ask.snapshot import Snapshot, check_text, require_tokenizer
+from tianwen.ask.view import View
+from tianwen.errors import InputError, KnowledgeBaseDamaged, KnowledgeBaseError
 from tianwen.text import Tokenizer
 
 # More added facts than this become a segment on disk: rows in SQLite are read and indexed again by every process.
@@ -53,7 +52,7 @@ LOCK_TIMEOUT = 5.0  # seconds a writer waits for another one
 
 
 class KnowledgeBase:
-    """An open knowledge base. Use `open` or `build`; reading and writing are safe from several threads and processes."""
+    """An open knowledge base; make one with `open` or `build`. Safe in several threads and processes."""
 
     def __init__(self, folder: Path, catalogue: Catalogue, tokenizer: Tokenizer | None) -> None:
         self.folder = folder
@@ -62,7 +61,7 @@ class KnowledgeBase:
         self._required = tokenizer
         self._tokenizer = tokenizer
         self._lock = threading.RLock()
-        self._view = _View()
+        self._view = View()
         self._snapshot: Snapshot | None = None
 
     # Making and opening
@@ -260,10 +259,8 @@ class KnowledgeBase:
         """Merge all segments and edits into one segment; running readers keep what they see."""
         self._require_writable()
         with self._writing() as snapshot:
-            edited = (
-                len(snapshot.parts) > 1 or any(len(part.gone) for part in snapshot.parts) or not self._view.segments
-            )
-            if not edited:
+            one_segment = len(snapshot.parts) == 1 and len(self._view.segments) == 1
+            if one_segment and not any(len(part.gone) for part in snapshot.parts):
                 return
             if progress is not None:
                 progress(0, len(snapshot), "indexing")
@@ -309,7 +306,8 @@ class KnowledgeBase:
     def _require_writable(self) -> None:
         if self._catalogue.read_only or is_read_only(self.folder):
             raise KnowledgeBaseError(
-                f"{self.folder} is read-only: it can be asked, not changed. Change its rights (chmod -R u+w) or copy it."
+                f"{self.folder} is read-only: it can be asked, not changed. "
+                "Change its rights (chmod -R u+w) or copy it."
             )
 
     def _next_number(self) -> int:
@@ -330,61 +328,6 @@ class KnowledgeBase:
             if path.name != current:
                 with contextlib.suppress(OSError):
                     path.unlink()
-
-
-class _View:
-    """What a process has read of the catalogue: mapped segments, indexed additions, and what is gone from each."""
-
-    def __init__(self) -> None:
-        self.seen = Seen()
-        self.segments: dict[int, Part] = {}
-        self.added = AddedFacts()
-        self.removed: Int64[np.ndarray, " removed"] = NONE  # ids of added facts
-
-    def after(self, changes: Changes, tokenizer: Tokenizer, folder: Path) -> _View:
-        """The view with some changes taken in; this one stays as it is."""
-        view = _View()
-        same = changes.seen.epoch == self.seen.epoch
-        if same:
-            view.added.chunks, view.removed = self.added.chunks, self.removed
-        for number, facts, manifest in changes.state.segments:
-            part = self.segments.get(number)
-            if part is None:
-                part = Part(Segment.open(segment_folder(folder, number), manifest_checksum=manifest))
-                if len(part.segment) != facts:
-                    raise damaged(folder, f"segment {number} has {len(part.segment)} facts instead of {facts}")
-            view.segments[number] = part if same else Part(part.segment)
-        gone: dict[int, list[int]] = {}
-        for segment, row in changes.removed:
-            gone.setdefault(segment, []).append(row)
-        for number, rows in gone.items():
-            if number:
-                view.segments[number] = view.segments[number].without(np.array(rows, np.int64))
-        view.removed = np.union1d(view.removed, np.array(gone.get(0, ()), np.int64))
-        view.added.extend(changes.added, tokenizer)
-        view.seen = changes.seen
-        return view
-
-    def parts(self, tokenizer: Tokenizer) -> list[Part]:
-        """Segments by number, then additions; never none."""
-        parts = [*self.segments.values(), *self.added.parts(self.removed)]
-        return parts or [Part(Segment.of(pl.DataFrame(schema=FACT_SCHEMA), tokenizer)[0])]
-
-    def added_frames(self) -> list[pl.DataFrame]:
-        """The added facts that are still there, in the order of their coming."""
-        return [
-            chunk.facts.filter(~np.isin(chunk.ids, self.removed)) if len(self.removed) else chunk.facts
-            for chunk in self.added.chunks
-        ]
-
-    def named(self, part: int, rows: Int64[np.ndarray, " rows"]) -> Iterator[tuple[int, int]]:
-        """Rows of a part of the snapshot as the catalogue names them: (segment, row), or (0, id of an added fact)."""
-        numbers = list(self.segments)
-        if part < len(numbers):
-            yield from ((numbers[part], int(row)) for row in rows)
-        else:
-            ids = self.added.chunks[part - len(numbers)].ids_of(rows)
-            yield from ((0, int(number)) for number in ids)
 
 
 def _reopened(folder: Path, tokenizer: Tokenizer | None) -> KnowledgeBase:

@@ -56,7 +56,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def build_folder(folder: Path, loaded: Loaded, tokenizer: Tokenizer, settings: dict[str, str]) -> None:
-    """Make a whole knowledge base beside `folder` and rename it; raises InputError when `folder` came to be meanwhile."""
+    """Make a whole knowledge base beside `folder` and rename it; raises InputError when `folder` appears meanwhile."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _folder_beside(folder) as beside:
         (beside / SEGMENTS).mkdir()
@@ -89,7 +89,7 @@ def note_sources(connection: store.sqlite3.Connection, loaded: Loaded) -> None:
 
 @contextlib.contextmanager
 def _folder_beside(folder: Path) -> Iterator[Path]:
-    """A locked, empty folder next to `folder`, removed unless it was renamed; what dead processes left is removed too."""
+    """A locked, empty folder next to `folder`, removed unless renamed; what dead processes left is removed too."""
     prefix = f".{folder.name}.building-"
     for left_over in folder.parent.glob(f"{prefix}*"):
         lock = WriteLock(left_over / LOCK, timeout=0)

@@ -52,7 +52,7 @@ def read_ntriples(stream: FactStream, report: Report) -> Iterator[pl.DataFrame]:
 
 
 def unescape(text: str) -> str | None:
-    r"""Resolve `\n`, `\"`, `\u6708`, `\U0001F680` ...; None when an escape is not allowed (half a surrogate pair too)."""
+    r"""Resolve `\n`, `\"`, `\u6708`, `\U0001F680` ...; None when one is not allowed, half a surrogate pair too."""
     try:
         plain = _ESCAPE.sub(_character, text)
         plain.encode("utf-8")

@@ -8,7 +8,8 @@ Post: 8802
                   values.arrow       one row a fact: numbers of subject, predicate, sense, source; the object's text
                   subject.arrow ...  the texts of those numbers, each once
 
-Facts of one key stand in the order in which they came. The Arrow files are ordinary ones, laid out so that they map into memory (`columns`).
+Facts of one key stand in the order in which they came.
+The Arrow files are ordinary ones, laid out so that they map into memory (`columns`).
 """
 
 from __future__ import annotations
@@ -25,10 +26,9 @@ import polars as pl
 from jaxtyping import Int64, UInt32
 
 from tianwen.ask.columns import Kind, Texts, map_columns, write_columns
-from tianwen.ask.durable import checksum, flush_tree
+from tianwen.ask.durable import checksum, damaged, flush_tree
 from tianwen.ask.facts import FIELDS, Fact
 from tianwen.ask.fielded import BatchTokenizer, FieldedTrie
-from tianwen.errors import KnowledgeBaseDamaged
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -145,7 +145,7 @@ class Drawn:
         return cls(trie, key_ptr, pl.DataFrame({**columns, "object": facts["object"]})[order], names, order)
 
     def save(self, folder: Path, *, tokenizer: str) -> int:
-        """Write into a new folder and flush it; return the checksum of the manifest, to be recorded in the catalogue."""
+        """Write into a new folder and flush it; the manifest's checksum, to be recorded in the catalogue."""
         (folder / "trie").mkdir(parents=True)
         self.trie.save(folder / "trie")
         np.save(folder / "key_ptr.npy", self.key_ptr)
@@ -187,13 +187,6 @@ def check(folder: Path, *, manifest_checksum: int, full: bool | None = None) -> 
             raise damaged(path, f"{size:,} bytes instead of {entry['bytes']:,}")
         if crc is not None and f"{crc:08x}" != entry["crc32"]:
             raise damaged(path, "its checksum differs from the one recorded")
-
-
-def damaged(path: Path, what: str) -> KnowledgeBaseDamaged:
-    """The error for a file that is not as it was written."""
-    return KnowledgeBaseDamaged(
-        f"{path} is damaged: {what}. Nothing is answered from it; restore the folder from a copy or build it again."
-    )
 
 
 def numbered(column: pl.Series, names: pl.Series) -> pl.Series:
