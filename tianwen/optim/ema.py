@@ -48,9 +48,14 @@ class Ema:
         """Take the parameters as they are now into the average."""
         self.updates += 1
         weight = 1 - decay_at(self.updates, self.decay, warmup=self.warmup)
+        groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
         for name, parameter in self._parameters.items():
             average = self.average[name]
-            average.lerp_(parameter.detach().to(average.dtype), weight)
+            averages, values = groups.setdefault((average.device, average.dtype), ([], []))
+            averages.append(average)
+            values.append(parameter.detach().to(average.dtype))
+        for averages, values in groups.values():  # one kernel for all on a GPU
+            torch._foreach_lerp_(averages, values, weight)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

@@ -1,13 +1,14 @@
 """`fit`: one training loop for every model of the house.
 
-Posts: 9736 (schedule and moving average), 8998 (the settings of the pretraining).
+Post: 9736 (schedule and moving average), 8998 (the settings of the pretraining)
 
     settings = FitSettings(steps=10_000, ema_decay=0.999, evaluate_every=500, keep_best="f1")
     fit(model, loss_fn, in_batches(examples, collate, size=32, seed=1), optimiser=AdamW(model.parameters(), lr=1e-3),
         schedule=cosine(10_000, warmup=500), settings=settings, folder="runs/first", evaluate=score)
 
     loss_fn(model, batch)  a mean loss, or (mean loss, {"weight": things in the mean, "tokens": ..., anything to log})
-    evaluate(model)        a dict of numbers; called in eval mode without gradients, the moving average in the model
+    evaluate(model)        a dict of numbers; called in eval mode without gradients, the moving average in the model,
+                           in rank 0 only
     before_step(t)         called with the number of the update (first = 1), for what grows with the steps
 
 The same script resumes: a folder with checkpoints goes on from the newest whole one, on CPU bit for bit as if it had
@@ -22,6 +23,7 @@ last checkpoint with half the learning rate, and gives up with a sentence after 
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -276,7 +278,7 @@ class _Run:
     def _apply(self, sums: Sums, norm: float) -> None:
         """Let the optimiser step, unless the loss or the gradient is not finite."""
         c = self.counters
-        finite = abs(sums.mean_loss) < float("inf") and norm < float("inf")
+        finite = math.isfinite(sums.mean_loss) and math.isfinite(norm)
         if not finite and self.settings.nonfinite == "skip":
             c.skipped += 1
             c.skipped_in_row += 1

@@ -10,6 +10,7 @@ Notation
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -126,7 +127,7 @@ def scale_and_clip(parameters: list[Tensor], *, divisor: float, clip_norm: float
     norms = torch.stack([torch.linalg.vector_norm(g, dtype=_wide(g)).to(gradients[0].device) for g in gradients])
     norm = float(torch.linalg.vector_norm(norms)) / divisor
     factor = 1 / divisor
-    if clip_norm is not None and norm > clip_norm:
+    if clip_norm is not None and clip_norm < norm < math.inf:
         factor *= clip_norm / norm
     if factor != 1:
         for gradient in gradients:
