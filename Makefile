@@ -3,10 +3,12 @@
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --prefer-binary --no-compile -c constraints.txt
+QUIET := $(if $(shell test -t 2 && echo terminal),,--quiet)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install $(QUIET) --prefer-binary --no-compile -c constraints.txt
+NAME ?= ask
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs clean
+.PHONY: help demo test check bench docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,6 +21,9 @@ test: $(VENV)/.dev ## run every test (no network, no GPU)
 
 check: $(VENV)/.dev ## lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright
+
+bench: $(VENV)/.dev ## measure speed against the alternatives; another one: make bench NAME=trie
+	@$(BIN)/tianwen bench $(NAME) $(ARGS)
 
 docs: $(VENV)/.dev ## write docs/commands.md from the commands themselves
 	@$(BIN)/python tests/docs/write_commands.py
@@ -35,4 +40,4 @@ $(VENV)/.user: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Tianwen with its development tools into $(VENV) (once) ..."
-	@$(PIP) -e '.[dev]' && touch $@ $(VENV)/.user
+	@$(PIP) -e '.[dev,hf]' && touch $@ $(VENV)/.user
