@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tianwen.backbone.linear import linear
 from tianwen.backbone.roformer_v2 import RoFormerV2
 
 
@@ -52,7 +53,7 @@ class MaskedLanguageModel(nn.Module):
 
     def logits(self, hidden: Float[Tensor, " *tokens width"]) -> Float[Tensor, " *tokens vocabulary"]:
         """dropout(h) E^T."""
-        return F.linear(self.dropout(hidden), self.backbone.tokens.weight)
+        return linear(self.dropout(hidden), self.backbone.tokens.weight)
 
 
 def first_token(hidden: Float[Tensor, " batch length width"]) -> Float[Tensor, " batch width"]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from tianwen.backbone.linear import Linear
 from tianwen.backbone.masks import Rule
 from tianwen.backbone.packing import Pack, Runs, pack
 from tianwen.backbone.rope import RopeTable, rotate
@@ -78,8 +79,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.dropout = config.attention_dropout
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
-        self.output = nn.Linear(config.width, config.width, bias=False)
+        self.qkv = Linear(config.width, 3 * config.width)
+        self.output = Linear(config.width, config.width)
 
     def forward(
         self,
@@ -107,8 +108,8 @@ class Layer(nn.Module):
     def __init__(self, config: RoFormerV2Config) -> None:
         super().__init__()
         self.attention = Attention(config)
-        self.inner = nn.Linear(config.width, config.feed_forward or 4 * config.width, bias=False)
-        self.outer = nn.Linear(config.feed_forward or 4 * config.width, config.width, bias=False)
+        self.inner = Linear(config.width, config.feed_forward or 4 * config.width)
+        self.outer = Linear(config.feed_forward or 4 * config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.eps = config.eps
 
@@ -122,8 +123,7 @@ class Layer(nn.Module):
     ) -> tuple[Float[Tensor, " batch new width"], KeyValue]:
         mixed, present = self.attention(x, turns, mask, past)
         x = rms_norm(torch.add(x, self.dropout(mixed), alpha=residual_weight), self.eps)
-        # In place: the linear layer below does not need its output again, and the memory is the layer's largest.
-        inner = self.outer(F.relu(self.inner(x), inplace=True))
+        inner = self.outer(self.inner(x, relu=True))
         return rms_norm(torch.add(x, self.dropout(inner), alpha=residual_weight), self.eps), present
 
 
