@@ -65,6 +65,7 @@ def read_facts(
                 yield from read_parquet(stream, source, report)
             case "ntriples":
                 yield from read_ntriples(stream, report)
+    report.settle()
 
 
 def facts_of(frame: pl.DataFrame) -> Iterator[Fact]:

@@ -32,8 +32,9 @@ class FactStream:
     """
 
     def __init__(self, source: str | Path) -> None:
-        self.name = "standard input" if str(source) == STDIN else str(source)
-        raw = sys.stdin.buffer if str(source) == STDIN else _open_file(Path(source))
+        self.is_stdin = str(source) == STDIN
+        self.name = "standard input" if self.is_stdin else str(source)
+        raw = sys.stdin.buffer if self.is_stdin else _open_file(Path(source))
         plain = raw if isinstance(raw, io.BufferedReader) else cast(BinaryIO, io.BufferedReader(raw))  # pyright: ignore
         self.compressed = True
         head = plain.peek(8)[:8]  # pyright: ignore[reportAttributeAccessIssue]
@@ -86,7 +87,7 @@ class FactStream:
         """Close the file; standard input stays open."""
         if self._bytes is not self._raw:
             self._bytes.close()
-        if self.name != "standard input":
+        if not self.is_stdin:
             self._raw.close()
 
     def __enter__(self) -> FactStream:

@@ -56,37 +56,33 @@ class Report:
     reasons: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     bytes_done: int = 0
-    bytes_total: int | None = None
+    _pending: list[Problem] = field(default_factory=list, repr=False)
 
     def skip(self, file: str, line: int, reason: str, *, kind: str | None = None) -> None:
         """Note one line that is not a fact; `kind` is the reason without its numbers, for counting."""
-        problem = Problem(file, line, reason)
-        if self.strict:
-            raise InputError(f"{problem}. Repair the line, or read without strict to leave such lines out.")
-        self.skipped += 1
+        self._pending.append(Problem(file, line, reason))
         self.reasons[kind or reason] += 1
-        if len(self.problems) < PROBLEMS_KEPT:
-            self.problems.append(problem)
+
+    def settle(self) -> None:
+        """Take in what was noted since the last time, in the order of the lines; with `strict` refuse the first."""
+        pending, self._pending = sorted(self._pending, key=lambda problem: problem.line), []
+        if pending and self.strict:
+            raise InputError(f"{pending[0]}. Repair the line, or read without strict to leave such lines out.")
+        self.skipped += len(pending)
+        self.problems += pending[: PROBLEMS_KEPT - len(self.problems)]
 
     def keep(self, raw: pl.DataFrame, file: str) -> pl.DataFrame:
-        """Check a raw frame; return its facts and note the other lines."""
+        """Check a raw frame, the last step of a block of lines; return its facts and note the other lines."""
         named = _split_senses(raw.with_columns(pl.col(FIELDS).str.strip_chars()))
         judged = named.with_columns(_problem().alias("problem"))
         bad = judged.filter(pl.col("problem").is_not_null())
         if bad.height:
-            self._skip_rows(bad, file)
+            for line, reason in bad.select("line", "problem").iter_rows():
+                self.skip(file, line, reason)
             judged = judged.filter(pl.col("problem").is_null())
+        self.settle()
         self.rows += judged.height
         return judged.select(FIELDS)
-
-    def _skip_rows(self, bad: pl.DataFrame, file: str) -> None:
-        listed = bad.head(1 if self.strict else PROBLEMS_KEPT)
-        for line, reason in listed.select("line", "problem").iter_rows():
-            self.skip(file, line, reason)
-        # A file of another kind can have millions of bad lines: beyond those listed they are only counted.
-        for reason, count in bad.slice(listed.height)["problem"].value_counts().iter_rows():
-            self.skipped += count
-            self.reasons[reason] += count
 
     def summary(self) -> str:
         """One sentence for people: what was read and, most frequent reason first, what was left out."""

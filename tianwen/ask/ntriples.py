@@ -36,7 +36,7 @@ def read_ntriples(stream: FactStream, report: Report) -> Iterator[pl.DataFrame]:
     """
     with tempfile.NamedTemporaryFile(suffix=".nt") as copy:
         path = stream.name
-        if stream.name == "standard input" or stream.compressed:
+        if stream.is_stdin or stream.compressed:
             shutil.copyfileobj(stream, copy)  # pyright: ignore[reportArgumentType]
             copy.flush()
             path = copy.name
