@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from jaxtyping import Int32, Int64
 
 from tianwen.codepoints import Codepoints
 from tianwen.cutting import Cutter, Style
@@ -48,8 +50,8 @@ _ONE_CHARACTER = np.array([0, 1], np.int32)
 class Encoding:
     """Pieces of one text: `ids` int32 [n] and `offsets` int32 [n, 2] into the text as given."""
 
-    ids: np.ndarray
-    offsets: np.ndarray
+    ids: Int32[np.ndarray, " pieces"]
+    offsets: Int32[np.ndarray, " pieces 2"]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -112,7 +114,7 @@ class Tokenizer:
         lines = _read(path).split("\n")
         if lines and not lines[-1]:
             lines.pop()
-        return cls([line.strip() or line for line in lines], style="bert")
+        return cls([line.strip(" \t\r") for line in lines], style="bert")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the tokenizer as JSON, atomically: a reader sees the old file or the new one, never half of one."""
@@ -124,7 +126,7 @@ class Tokenizer:
             "vocabulary": self.pieces,
         }
         target = Path(path)
-        beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        beside = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
         try:
             with open(beside, "w", encoding="ascii") as file:
                 json.dump(content, file, indent=0)
@@ -139,7 +141,7 @@ class Tokenizer:
         """Read what `save` wrote. Raises ModelError when the file is missing, damaged or of a later format."""
         try:
             content = json.loads(_read(path))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelError(
                 f"{path} is damaged: not JSON ({error}). Copy the file again or train a new one."
             ) from None
@@ -169,14 +171,14 @@ class Tokenizer:
         fast = self._codepoints.encode(text)
         return Encoding(*fast) if fast else self.slow_encode(text)
 
-    def ids(self, text: str) -> np.ndarray:
+    def ids(self, text: str) -> Int32[np.ndarray, " pieces"]:
         """Ids of `text`: int32 [n]."""
         if len(text) <= _SHORT:
             ids = self._codepoints.short_ids(text)
             return self.slow_encode(text).ids if ids is None else ids
         return self._codepoints.ids_batch([text])[1]
 
-    def ids_batch(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    def ids_batch(self, texts: Iterable[str]) -> tuple[Int64[np.ndarray, " rows+1"], Int32[np.ndarray, " pieces"]]:
         """Ids of many texts: row_ptr int64 [rows + 1] and tokens int32 [m]."""
         return self._codepoints.ids_batch(_several(texts))
 
@@ -197,33 +199,29 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         """Readable text of `ids`: special pieces are left out, a space stands only between two words."""
-        text = ""
-        pending = bytearray()
-
-        def append(piece: str) -> None:
-            nonlocal text
-            between = self._cutter.join(text, piece)
-            text += (" " if between else "") + piece
-
-        for i in (int(i) for i in ids):
+        parts: list[str] = []
+        spelt = bytearray()  # bytes not yet read
+        for i in map(int, ids):
             if not 0 <= i < self.size:
                 raise InputError(f"id {i} is not in the vocabulary; ids go from 0 to {self.size - 1}.")
-            piece = self.pieces[i]
             if self.style == "tianwen" and FIRST_BYTE_ID <= i < FIRST_BYTE_ID + 256:
-                pending.append(i - FIRST_BYTE_ID)
+                spelt.append(i - FIRST_BYTE_ID)
                 continue
-            append(_read_bytes(pending))
-            pending.clear()
-            if i == self.unk_id:
-                append("\ufffd")
-            elif piece in SPECIAL_PIECES:
-                continue
-            elif piece.startswith(CONTINUES) and len(piece) > len(CONTINUES):
-                text += piece[len(CONTINUES) :]
-            else:
-                append(piece)
-        append(_read_bytes(pending))
-        return text
+            self._append(parts, _read_bytes(spelt))
+            spelt.clear()
+            piece = self.pieces[i]
+            if piece.startswith(CONTINUES) and len(piece) > len(CONTINUES):
+                parts.append(piece[len(CONTINUES) :])
+            elif i == self.unk_id or piece not in SPECIAL_PIECES:
+                self._append(parts, "\ufffd" if i == self.unk_id else piece)
+        self._append(parts, _read_bytes(spelt))
+        return "".join(parts)
+
+    def _append(self, parts: list[str], piece: str) -> None:
+        if parts and self._cutter.join(parts[-1], piece):
+            parts.append(" ")
+        if piece:
+            parts.append(piece)
 
     def _special(self, piece: str) -> int:
         if piece not in self._id_of:
@@ -250,7 +248,9 @@ def _read(path: str | os.PathLike[str]) -> str:
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise ModelError(f"There is no tokenizer file at {path}.") from None
+        raise ModelError(f"There is no tokenizer file at {path}. Give the file that Tokenizer.save wrote.") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from None
     except UnicodeDecodeError as error:
         raise ModelError(f"{path} is damaged: not UTF-8 text ({error}). Copy the file again.") from None
 
