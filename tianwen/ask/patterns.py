@@ -11,7 +11,8 @@ written down in `patterns.zh.json` and `patterns.en.json`, beside this file and 
     cues       the kind of a predicate, by regular expressions: 地点$ is a place
     families   predicates that mean the same, and questions that need not name them: {s}出生在哪里
     rules      the same for predicates made of a verb or noun {v} and an ending or a beginning {e}: 竣工+时间, 所属+车队
-    verbs      the words that may be the {v} of a rule with "stems": "verbs"
+    heads      words before a known predicate that change nothing: 产品颜色 is asked for as 颜色
+    verbs      the words that may be the {v} of a rule with "stems": "verbs", or begin or end it with "stems": "phrases"
 
 Everything is a pure function of its arguments; `rng` is anything with a method `random() -> float in [0, 1)`, such as
 `random.Random(seed)` or `numpy.random.default_rng(seed)`.
@@ -24,7 +25,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Literal, Protocol, TypeVar
 
@@ -42,6 +43,9 @@ PARAPHRASE, SYNONYM, SENTENCE = 0.5, 0.15, 0.06
 DECORATED = 0.15
 
 _HAN = re.compile(r"[㐀-鿿豈-﫿\U00020000-\U0003134f]")
+_DRESSING = re.compile(r"^[\s•·*-]+|(\(\d{4}年?\)|\[\d+\]|[\s*:])+$")
+# Predicates that cannot stand behind 的: 又称, 始建于; also known as, founded in.
+_BOUND = re.compile(r"于$|^[又也亦]| (by|as|in|on|at|for|from|of|to)$")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _OPENINGS = re.compile(r"(After|At|By|Did|Do|Does|For|From|How|I[ns]|O[fn]|Under|Wh(at|en|ere|ich|om?|ose|y)) ")
 
@@ -69,12 +73,12 @@ class Rule:
 
     affixes: tuple[str, ...]
     at_end: bool
-    only_verbs: bool
+    stems: Literal["any", "verbs", "phrases"]
     swaps: tuple[str, ...]
     questions: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # compared, and so cached, by identity
 class Patterns:
     """The tables of one language, as read from its file."""
 
@@ -84,6 +88,7 @@ class Patterns:
     cues: tuple[tuple[str, re.Pattern[str]], ...]
     families: tuple[Family, ...]
     rules: tuple[Rule, ...]
+    heads: tuple[str, ...]
     verbs: frozenset[str]
     families_of: dict[str, tuple[Family, ...]]
 
@@ -102,7 +107,7 @@ def synthesise(subject: str, predicate: str, rng: Randomness, *, language: Langu
         )
     chosen = language or guess_language(subject, predicate)
     tables = load_patterns(chosen)
-    families = tables.families_of.get(normalise(predicate), ())
+    families = _families(normalise(predicate), tables)
     name = _decorated(subject, families, rng)
     if rng.random() < SENTENCE:
         return _fill(_pick(tables.sentences, rng), {"s": name, "p": _as_said(predicate)})
@@ -114,7 +119,7 @@ def synonyms(predicate: str, *, language: Language | None = None) -> tuple[str, 
     """Other names of the predicate, without itself: 出生地 -> 出生地点, 籍贯…; empty when none is known."""
     tables = load_patterns(language or guess_language("", predicate))
     key = normalise(predicate)
-    names = [name for family in tables.families_of.get(key, ()) for name in family.names]
+    names = [name for family in _families(key, tables) for name in family.names]
     names += [name for rule, stem, _ in _matching_rules(key, tables) for name in _swapped(rule, stem)]
     return tuple(name for name in dict.fromkeys(names) if name != key)
 
@@ -123,7 +128,7 @@ def paraphrases(predicate: str, *, language: Language | None = None) -> tuple[st
     """Questions with `{s}` for the subject that ask for the predicate in other words; empty when none is known."""
     tables = load_patterns(language or guess_language("", predicate))
     key = normalise(predicate)
-    questions = [question for family in tables.families_of.get(key, ()) for question in family.questions]
+    questions = [question for family in _families(key, tables) for question in family.questions]
     questions += [
         _fill(question, {"v": stem, "e": affix, "b": affix, "p": key})
         for rule, stem, affix in _matching_rules(key, tables)
@@ -148,10 +153,12 @@ def guess_language(subject: str, predicate: str) -> Language:
     return "en"
 
 
-@cache
+@lru_cache(maxsize=1 << 16)  # predicates come in runs
 def normalise(predicate: str) -> str:
     """The name under which a predicate is looked up: NFKC, small letters; birthDate and birth_date are birth date."""
     text = unicodedata.normalize("NFKC", predicate).strip()
+    # Tables of the web write "• 密度", "- 密度" and "人口(2010)[1]"; what is asked for is the same.
+    text = _DRESSING.sub("", text) or text
     if _HAN.search(text):
         return re.sub(r"\s+", "", text).lower()
     return re.sub(r"[\s_]+", " ", _CAMEL.sub(" ", text)).strip().lower()
@@ -179,6 +186,7 @@ def load_patterns(language: Language) -> Patterns:
         cues=tuple((kind, re.compile(cue)) for kind, cues in data["cues"].items() for cue in cues),
         families=families,
         rules=tuple(_read_rule(item) for item in data["rules"]),
+        heads=tuple(data["heads"]),
         verbs=frozenset(verb for line in data["verbs"].values() for verb in line.split()),
         families_of=families_of,
     )
@@ -186,10 +194,11 @@ def load_patterns(language: Language) -> Patterns:
 
 def _read_rule(item: dict) -> Rule:
     at_end = "endings" in item
+    affixes = item["endings" if at_end else "beginnings"]
     return Rule(
-        affixes=tuple(item["endings" if at_end else "beginnings"]),
+        affixes=tuple(sorted(affixes, key=len, reverse=True)),  # the longest first: 人员 is not taken for 人
         at_end=at_end,
-        only_verbs=item["stems"] == "verbs",
+        stems=item["stems"],
         swaps=tuple(item["swaps"]),
         questions=tuple(item["questions"]),
     )
@@ -200,13 +209,13 @@ def _question(name: str, predicate: str, rng: Randomness, *, tables: Patterns, f
     shown, key = _as_said(predicate), normalise(predicate)
     matches = _matching_rules(key, tables)
     draw = rng.random() * (1 - SENTENCE)
-    if (families or matches) and draw < PARAPHRASE:
+    if (families or matches) and (draw < PARAPHRASE or _BOUND.search(key)):
         return _paraphrase(name, shown, rng, families=families, matches=matches)
     if draw < PARAPHRASE + SYNONYM:
         shown = _synonym(families, rng) or shown
     kind = _kind(key, tables)
-    # A predicate whose kind is known still hears the plain patterns a third of the time.
-    fitting = tables.patterns["plain" if rng.random() < 1 / 3 else kind]
+    # A predicate whose kind is known still hears the plain patterns a quarter of the time.
+    fitting = tables.patterns["plain" if rng.random() < 0.25 else kind]
     return _fill(_pick(fitting, rng), {"s": name, "p": shown})
 
 
@@ -226,23 +235,47 @@ def _paraphrase(
 
 
 def _synonym(families: Sequence[Family], rng: Randomness) -> str | None:
-    return _pick(_pick(families, rng).names, rng) if families else None
+    if not families:
+        return None
+    name = _pick(_pick(families, rng).names, rng)
+    return None if _BOUND.search(name) else name
 
 
-def _matching_rules(key: str, tables: Patterns) -> list[tuple[Rule, str, str]]:
+def _families(key: str, tables: Patterns) -> tuple[Family, ...]:
+    """The families of a predicate, or else of what is left of it without a word before it that changes nothing."""
+    if key in tables.families_of:
+        return tables.families_of[key]
+    rests = (key[len(head) :] for head in tables.heads if key.startswith(head))
+    return next((tables.families_of[rest] for rest in rests if len(rest) >= 2 and rest in tables.families_of), ())
+
+
+@lru_cache(maxsize=1 << 16)
+def _matching_rules(key: str, tables: Patterns) -> tuple[tuple[Rule, str, str], ...]:
     """Rules that fit, each with the stem and the affix found: 竣工时间 -> 竣工, 时间."""
     found = []
     for rule in tables.rules:
-        # The longest affix, so that 人员 is not taken for 人.
-        for affix in sorted(rule.affixes, key=len, reverse=True):
-            fits = key.endswith(affix) if rule.at_end else key.startswith(affix)
-            if not fits or len(key) == len(affix):
-                continue
-            stem = key[: -len(affix)] if rule.at_end else key[len(affix) :]
-            if stem in tables.verbs or (not rule.only_verbs and len(stem) >= 2):
-                found.append((rule, stem, affix))
-            break
-    return found
+        affix = next((affix for affix in rule.affixes if _has_affix(key, affix, rule.at_end)), None)
+        # A bare verb (发行) has the rule without an affix, unless its family knows better.
+        if affix is None or (not affix and key in tables.families_of):
+            continue
+        stem = key[: len(key) - len(affix)] if rule.at_end else key[len(affix) :]
+        if _may_be_stem(stem, rule, tables.verbs):
+            found.append((rule, stem, affix))
+    return tuple(found)
+
+
+def _has_affix(key: str, affix: str, at_end: bool) -> bool:
+    return len(key) > len(affix) and (key.endswith(affix) if at_end else key.startswith(affix))
+
+
+def _may_be_stem(stem: str, rule: Rule, verbs: frozenset[str]) -> bool:
+    match rule.stems:
+        case "verbs":
+            return stem in verbs
+        case "phrases":  # 飞越木星, 任务结束; a bare verb has the rules of verbs
+            return len(stem) >= 3 and (stem[:2] in verbs or stem[-2:] in verbs)
+        case "any":
+            return len(stem) >= 2
 
 
 def _swapped(rule: Rule, stem: str) -> Iterable[str]:
