@@ -3,8 +3,9 @@
 Post: 8998 (speed of the backbone).
 
 PyTorch multiplies float32 matrices with MKL, which leaves a quarter of the speed on the table on AMD processors.
-oneDNN, which every x86 build of PyTorch carries too, does not, and applies ReLU on the way out. The operator is PyTorch's
-own (its compiler emits it) but not public, so it is tried once and compared with the plain product before it is trusted.
+oneDNN, which every x86 build of PyTorch carries too, does not, and applies ReLU on the way out. The operator is one of
+PyTorch's own (its compiler emits it) but not public, so it is tried once and compared with the plain product before it
+is trusted.
 """
 
 from __future__ import annotations
