@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8, UInt16, UInt32
 
-from tianwen.ask.level_order import LevelOrderTree, child, first_from, first_of, row_of_leaf, row_range, token_of
-from tianwen.ask.ragged import joined, kernel
+from tianwen.ask.level_order import child, first_from, first_of, row_of_leaf, row_range, token_of
+from tianwen.ask.ragged import filling_kernel, inlined, joined
 
 PHASE = 60
 COUNT_BITS = 36
@@ -29,7 +29,13 @@ DEPTH_BITS = PHASE - COUNT_BITS
 class FactTree(NamedTuple):
     """Facts as flat arrays: the subjects' tree, rows of w bytes, and each predicate's and sense's tokens once."""
 
-    subjects: LevelOrderTree
+    token: UInt16[np.ndarray, " N"]  # from here to `end_id`: the subjects' tree, a LevelOrderTree
+    token_high: UInt16[np.ndarray, " N_or_0"]
+    first_child: UInt32[np.ndarray, " N+1"]
+    first_child_high: UInt8[np.ndarray, " N+1_or_0"]
+    leaf_rank: UInt32[np.ndarray, " blocks"]
+    leaf_row: UInt32[np.ndarray, " s"]
+    end_id: int
     subject_ptr: UInt32[np.ndarray, " s+1"]  # rows of subject i are subject_ptr[i] .. subject_ptr[i + 1] - 1
     pair: UInt8[np.ndarray, " u*w"]  # little-endian: predicate << sense_bits | sense, ascending within a subject
     name_ptr: UInt32[np.ndarray, " v+1"]
@@ -40,17 +46,17 @@ class FactTree(NamedTuple):
     predicates: int  # how many of the names are predicates
 
 
-@kernel
+@inlined
 def pack(phase, depth, count):
     return phase << PHASE | depth << COUNT_BITS | count
 
 
-@kernel
+@inlined
 def unpack(what):
     return what >> PHASE, (what >> COUNT_BITS) & ((1 << DEPTH_BITS) - 1), what & ((1 << COUNT_BITS) - 1)
 
 
-@kernel
+@inlined
 def name_of(tree, row, phase):
     """The predicate (phase 1) or sense (phase 2) of a row, as its number in the table of names."""
     value = np.int64(0)
@@ -59,18 +65,18 @@ def name_of(tree, row, phase):
     return value >> tree.sense_bits if phase == 1 else (value & ((1 << tree.sense_bits) - 1)) + tree.predicates
 
 
-@kernel
+@inlined
 def name_token(tree, at):
     return joined(tree.name_token, tree.name_token_high, at, 16)
 
 
-@kernel
+@inlined
 def symbol(tree, row, phase, depth):
     """The token of a row's predicate or sense at position `depth`."""
     return name_token(tree, np.int64(tree.name_ptr[name_of(tree, row, phase)]) + depth)
 
 
-@kernel
+@inlined
 def first_above(tree, phase, depth, low, high, wanted):
     """The first row of low .. high - 1 whose token at `depth` is above `wanted`, or high: doubling, then halving."""
     step = np.int64(1)
@@ -87,23 +93,23 @@ def first_above(tree, phase, depth, low, high, wanted):
     return low
 
 
-@kernel
+@inlined
 def behind_name(tree, phase, depth, count, token):
     """`what` of the state that has read `token` of a predicate or sense: END closes the field."""
-    return pack(phase + 1, np.int64(0), count) if token == tree.subjects.end_id else pack(phase, depth + 1, count)
+    return pack(phase + 1, np.int64(0), count) if token == tree.end_id else pack(phase, depth + 1, count)
 
 
-@kernel
+@inlined
 def behind_node(tree, node):
     """(where, what) at a node of the subject tree: a leaf opens the rows of its subject."""
-    if token_of(tree.subjects, node) != tree.subjects.end_id:
+    if token_of(tree, node) != tree.end_id:
         return node, np.int64(0)
-    subject = row_of_leaf(tree.subjects, node)
+    subject = row_of_leaf(tree, node)
     low = np.int64(tree.subject_ptr[subject])
     return low, pack(np.int64(1), np.int64(0), np.int64(tree.subject_ptr[subject + 1]) - low)
 
 
-@kernel
+@filling_kernel
 def children(tree, state, row_ptr, out_token, out_state):
     """Children of every state; with empty `out_token` only `row_ptr` is written, to size a second call's outputs."""
     fill = len(out_token) > 0
@@ -113,10 +119,10 @@ def children(tree, state, row_ptr, out_token, out_state):
         where = state[i, 0]
         phase, depth, count = unpack(state[i, 1])
         if phase == 0 and not fill:
-            at += first_of(tree.subjects, where + 1) - first_of(tree.subjects, where)
+            at += first_of(tree, where + 1) - first_of(tree, where)
         elif phase == 0:
-            for node in range(first_of(tree.subjects, where), first_of(tree.subjects, where + 1)):
-                out_token[at] = token_of(tree.subjects, node)
+            for node in range(first_of(tree, where), first_of(tree, where + 1)):
+                out_token[at] = token_of(tree, node)
                 out_state[at, 0], out_state[at, 1] = behind_node(tree, node)
                 at += 1
         elif phase == 1 or phase == 2:
@@ -133,12 +139,12 @@ def children(tree, state, row_ptr, out_token, out_state):
         row_ptr[i + 1] = at
 
 
-@kernel
+@inlined
 def step(tree, where, what, token):
     """Read one token; (-1, -1) if it is not there."""
     phase, depth, count = unpack(what)
     if phase == 0:
-        node = child(tree.subjects, where, token)
+        node = child(tree, where, token)
         if node >= 0:
             return behind_node(tree, node)
     elif phase == 1 or phase == 2:
@@ -149,7 +155,7 @@ def step(tree, where, what, token):
     return np.int64(-1), np.int64(-1)
 
 
-@kernel
+@filling_kernel
 def read(tree, state, ids, lengths):
     """Read ids[i, :lengths[i]] into state[i], in place; a row that meets a token that is not there dies."""
     for i in range(len(state)):
@@ -157,20 +163,19 @@ def read(tree, state, ids, lengths):
             state[i, 0], state[i, 1] = step(tree, state[i, 0], state[i, 1], ids[i, k])
 
 
-@kernel
-def rows_below(tree, state):
-    low, high = np.zeros(len(state), np.int64), np.zeros(len(state), np.int64)
+@filling_kernel
+def rows_below(tree, state, low, high):
     for i in range(len(state)):
+        low[i] = high[i] = 0
         phase, _, count = unpack(state[i, 1])
         if phase == 0:
-            first, last = row_range(tree.subjects, state[i, 0])
+            first, last = row_range(tree, state[i, 0])
             low[i], high[i] = np.int64(tree.subject_ptr[first]), np.int64(tree.subject_ptr[last])
         elif phase > 0:
             low[i], high[i] = state[i, 0], state[i, 0] + count
-    return low, high
 
 
-@kernel
+@inlined
 def copy_name(tree, row, phase, depth, out_token, at):
     """Write a row's predicate or sense from `depth` on if there is room for tokens at all; the place behind it."""
     name = name_of(tree, row, phase)
@@ -181,7 +186,7 @@ def copy_name(tree, row, phase, depth, out_token, at):
     return at
 
 
-@kernel
+@inlined
 def copy_row(tree, row, what, out_token, at):
     """Write what follows `what` in a row: the rest of its predicate and its sense, or the rest of its sense."""
     phase, depth, _ = unpack(what)
@@ -191,7 +196,7 @@ def copy_row(tree, row, what, out_token, at):
     return copy_name(tree, row, np.int64(2), depth, out_token, at) if phase < 3 else at
 
 
-@kernel
+@filling_kernel
 def enumerate_below(tree, state, heads, dead, out):
     """Every live row below each state until its share of `out.owner_ptr` is met.
 

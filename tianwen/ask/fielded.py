@@ -46,8 +46,8 @@ class FieldedTrie:
 
     def __init__(self, tree: FactTree) -> None:
         """`tree` is never written to."""
-        self._subjects = CatalogueTrie(tree.subjects)
-        self.tree = freeze(tree._replace(subjects=self._subjects.tree))
+        self.tree = freeze(tree)
+        self._subjects = CatalogueTrie(LevelOrderTree(*self.tree[:7]))
 
     @classmethod
     def build(
@@ -72,7 +72,7 @@ class FieldedTrie:
         pair_bytes = np.ascontiguousarray(pair.astype("<i8").view(np.uint8).reshape(-1, 8)[:, :width])  # [u, w]
         name_ptr, name_token, name_token_high = _name_table(names[1], names[2])
         tree = FactTree(
-            level_order.build_tree(names[0], end_id),
+            *level_order.build_tree(names[0], end_id),
             np.searchsorted(subject, np.arange(len(names[0].first) + 1)).astype(np.uint32),
             pair_bytes.reshape(-1),  # [u * w]
             name_ptr,
@@ -87,7 +87,7 @@ class FieldedTrie:
     @property
     def end_id(self) -> int:
         """The token that closes every field."""
-        return self.tree.subjects.end_id
+        return self.tree.end_id
 
     def __len__(self) -> int:
         """Number of distinct keys."""
@@ -100,8 +100,8 @@ class FieldedTrie:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The tree as named arrays."""
-        layout = np.array(self.tree[6:], np.int64)
-        own = dict(zip(_OWN_ARRAYS, (*self.tree[1:6], layout), strict=True))
+        layout = np.array(self.tree[12:], np.int64)
+        own = dict(zip(_OWN_ARRAYS, (*self.tree[7:12], layout), strict=True))
         return own | {_SUBJECT + name: array for name, array in self._subjects.arrays().items()}
 
     def save(self, folder: str | Path) -> list[str]:
@@ -115,7 +115,7 @@ class FieldedTrie:
         subjects = load_arrays(folder, tuple(_SUBJECT + name for name in LevelOrderTree._fields))
         tree = CatalogueTrie.from_arrays({name.removeprefix(_SUBJECT): array for name, array in subjects.items()}).tree
         pair_bytes, sense_bits, predicates = (int(number) for number in own.pop("layout"))
-        return cls(FactTree(tree, **own, pair_bytes=pair_bytes, sense_bits=sense_bits, predicates=predicates))
+        return cls(FactTree(*tree, **own, pair_bytes=pair_bytes, sense_bits=sense_bits, predicates=predicates))
 
     def root(self, n: int) -> State:
         return np.zeros((n, 2), np.int64)
@@ -144,7 +144,9 @@ class FieldedTrie:
         return (state[:, 1] >> field_rows.PHASE).astype(np.int8)  # -1 >> 60 is -1: dead
 
     def rows(self, state: State) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-        return field_rows.rows_below(self.tree, state)
+        low, high = np.empty(len(state), np.int64), np.empty(len(state), np.int64)
+        field_rows.rows_below(self.tree, state, low, high)
+        return low, high
 
     def completions(self, state: State, *, limit: int, dead: Int64[np.ndarray, " d"] = NONE) -> Completions:
         """The first `limit` entries below each state, without those whose key rows are in `dead` (ascending)."""

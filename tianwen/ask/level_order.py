@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8, UInt16, UInt32
 
-from tianwen.ask.ragged import SortedRows, joined, kernel, pointers, split_tokens
+from tianwen.ask.ragged import SortedRows, filling_kernel, inlined, joined, kernel, pointers, split_tokens
 from tianwen.errors import InputError
 
 NONE = np.empty(0, np.int64)
@@ -105,7 +105,7 @@ def fill_levels(keys, level_and_leaf_ptr, token, first_child, leaf_row):
     set_first_child(first_child, len(token), len(token))
 
 
-@kernel
+@inlined
 def set_first_child(first_child, node, value):
     low, high = first_child
     low[node] = value & 0xFFFFFFFF
@@ -113,18 +113,18 @@ def set_first_child(first_child, node, value):
         high[node] = value >> 32
 
 
-@kernel
+@inlined
 def token_of(tree, node):
     return joined(tree.token, tree.token_high, node, 16)
 
 
-@kernel
+@inlined
 def first_of(tree, node):
     """The first child of a node, or where it would stand."""
     return joined(tree.first_child, tree.first_child_high, node, 32)
 
 
-@kernel
+@inlined
 def child(tree, node, wanted):
     """The child of `node` by the token `wanted`, -1 if there is none."""
     low, stop = first_of(tree, node), first_of(tree, node + 1)
@@ -138,7 +138,7 @@ def child(tree, node, wanted):
     return low if low < stop and token_of(tree, low) == wanted else np.int64(-1)
 
 
-@kernel
+@inlined
 def row_of_leaf(tree, leaf):
     """Key row of a leaf: leaves before its block, plus those before it in the block."""
     rank = np.int64(tree.leaf_rank[leaf // BLOCK])
@@ -147,7 +147,7 @@ def row_of_leaf(tree, leaf):
     return np.int64(tree.leaf_row[rank])
 
 
-@kernel
+@inlined
 def row_range(tree, node):
     """The key rows below a node, from its leftmost leaf to its rightmost one; none below the root of an empty tree."""
     if node < 0 or len(tree.leaf_row) == 0:
@@ -162,46 +162,38 @@ def row_range(tree, node):
     return low, high + 1
 
 
-@kernel
-def at_end(tree, state):
+@filling_kernel
+def at_end(tree, state, ended):
     """Whether each state is a leaf."""
-    ended = np.empty(len(state), np.bool_)
     for i in range(len(state)):
         ended[i] = state[i] >= 0 and token_of(tree, state[i]) == tree.end_id
-    return ended
 
 
-@kernel
-def rows_below(tree, state):
-    low, high = np.empty(len(state), np.int64), np.empty(len(state), np.int64)
+@filling_kernel
+def rows_below(tree, state, low, high):
     for i in range(len(state)):
         low[i], high[i] = row_range(tree, state[i])
-    return low, high
 
 
-@kernel
-def count_children(tree, state):
-    row_ptr = np.zeros(len(state) + 1, np.int64)
+@filling_kernel
+def count_children(tree, state, row_ptr):
+    row_ptr[0] = 0
     for i in range(len(state)):
         row_ptr[i + 1] = row_ptr[i]
         if state[i] >= 0:
             row_ptr[i + 1] += first_of(tree, state[i] + 1) - first_of(tree, state[i])
-    return row_ptr
 
 
-@kernel
-def children(tree, state):
-    row_ptr = count_children(tree, state)
-    token, after = np.empty(row_ptr[-1], np.int32), np.empty(row_ptr[-1], np.int64)
+@filling_kernel
+def children(tree, state, row_ptr, out_token, out_state):
     for i in range(len(state)):
         if state[i] >= 0:
             offset = first_of(tree, state[i]) - row_ptr[i]
             for k in range(row_ptr[i], row_ptr[i + 1]):
-                token[k], after[k] = token_of(tree, k + offset), k + offset
-    return row_ptr, token, after
+                out_token[k], out_state[k] = token_of(tree, k + offset), k + offset
 
 
-@kernel
+@filling_kernel
 def read(tree, state, ids, lengths):
     """Read ids[i, :lengths[i]] into state[i], in place; a row that meets a token that is not there dies."""
     for i in range(len(state)):
@@ -219,7 +211,7 @@ def doubled(values):
     return grown
 
 
-@kernel
+@inlined
 def first_from(values, least):
     """Place of the first of the ascending values that is at least `least`."""
     low, high = 0, len(values)
@@ -276,7 +268,8 @@ def completions(
     tree: LevelOrderTree, state: Int64[np.ndarray, " n"], limit: int, dead: Int64[np.ndarray, " d"]
 ) -> Completions:
     """The first `limit` leaves below each state that are not dead."""
-    low, high = rows_below(tree, state)
+    low, high = np.empty(len(state), np.int64), np.empty(len(state), np.int64)
+    rows_below(tree, state, low, high)
     owner_ptr, cut = shares(low, high, limit, dead)
     terminal, token_ptr = np.empty(owner_ptr[-1], np.int64), np.zeros(owner_ptr[-1] + 1, np.int64)
     out = Completions(owner_ptr, terminal, token_ptr, np.empty(0, np.int32), cut)

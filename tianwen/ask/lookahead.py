@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Int64
 
 from tianwen.ask.level_order import Completions
-from tianwen.ask.ragged import kernel, pointers, slots
+from tianwen.ask.ragged import filling_kernel, inlined, pointers, slots
 from tianwen.ask.trie import Constraint, State
 
 BITS = 62
@@ -114,10 +114,13 @@ def lookahead_weights(
     `owner[i]` is the question of prefix i; `children` are the tokens that may follow each prefix, `below` lists what
     may follow each child. A child with nothing listed gets 1.
     """
-    return _weights(questions, np.asarray(owner, np.int64), prefix, children, below)
+    weight = np.ones(len(children.tokens))
+    columns = np.empty((3, questions.places.shape[1]), np.int64)  # [3, words]
+    _weigh(questions, np.asarray(owner, np.int64), (prefix, children, below), columns, weight)
+    return weight
 
 
-@kernel
+@inlined
 def _read(questions, question, token, column):
     """Move the column over one token of the entry."""
     low, high = questions.ptr[question], questions.ptr[question + 1]
@@ -138,7 +141,7 @@ def _read(questions, question, token, column):
         column[word] = (total & FULL) | (column[word] & ~used)
 
 
-@kernel
+@inlined
 def _lcs(column, length):
     """Zeros among the first `length` bits: the length of the longest common subsequence so far."""
     found = np.int64(0)
@@ -151,20 +154,19 @@ def _lcs(column, length):
     return found
 
 
-@kernel
+@inlined
 def _copy(source, target):
     for word in range(len(source)):
         target[word] = source[word]
 
 
-@kernel
-def _weights(questions, owner, prefix, children, below):
-    weight = np.ones(len(children.tokens), np.float64)
-    words = questions.places.shape[1]
-    start, behind, column = np.empty(words, np.int64), np.empty(words, np.int64), np.empty(words, np.int64)
+@filling_kernel
+def _weigh(questions, owner, batch, columns, weight):
+    prefix, children, below = batch
+    start, behind, column = columns[0], columns[1], columns[2]  # behind the prefix, the child, part of an entry
     for row in range(len(owner)):
         question, length = owner[row], questions.length[owner[row]]
-        for word in range(words):
+        for word in range(len(start)):
             start[word] = FULL
         for at in range(prefix.row_ptr[row], prefix.row_ptr[row + 1]):
             _read(questions, question, prefix.tokens[at], start)
@@ -177,4 +179,3 @@ def _weights(questions, owner, prefix, children, below):
                 for at in range(below.token_ptr[entry], below.token_ptr[entry + 1]):
                     _read(questions, question, np.int64(below.tokens[at]), column)
                 weight[child] = max(weight[child], _lcs(column, length) - before + 1.0)
-    return weight

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numba
 import numpy as np
 from jaxtyping import Int, Int64, Integer, UInt16, UInt32
+from numba.core.options import DefaultOptions
 
 from tianwen.errors import InputError
 
@@ -23,10 +24,28 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def kernel(function: F) -> F:
     """Compile with numba, keeping the machine code on disk where some folder for it can be written."""
+    return _compiled(function, {})
+
+
+def filling_kernel(function: F) -> F:
+    """Compile a kernel that creates no array but fills those it is given.
+
+    Such a kernel needs no counting of references, which on a tree of a dozen arrays costs a hundred times its work.
+    """
+    return _compiled(function, {"_nrt": False} if hasattr(DefaultOptions, "_nrt") else {})
+
+
+def inlined(function: F) -> F:
+    """Compile into each caller, whatever array types it has there."""
+    return cast(F, numba.njit(inline="always")(function))
+
+
+def _compiled(function: F, options: dict[str, Any]) -> F:
+    compiler: Any = numba.njit
     try:
-        return cast(F, numba.njit(cache=True, nogil=True)(function))
+        return compiler(cache=True, nogil=True, **options)(function)
     except RuntimeError:  # a read-only installation without a home: compile anew in each process
-        return cast(F, numba.njit(nogil=True)(function))
+        return compiler(nogil=True, **options)(function)
 
 
 class SortedRows(NamedTuple):
@@ -71,7 +90,7 @@ def split_tokens(tokens: Integer[np.ndarray, " t"]) -> tuple[UInt16[np.ndarray, 
     return tokens.astype(np.uint16), high if high.any() else high[:0]
 
 
-@kernel
+@inlined
 def joined(low, high, at, bits):
     """An integer kept in two planes, the lower one of `bits` bits."""
     value = np.int64(low[at])

@@ -128,7 +128,11 @@ class CatalogueTrie:
         return np.zeros(n, np.int64)
 
     def allowed(self, state: State) -> tuple[RowPointers, Int32[np.ndarray, " m"], State]:
-        return level_order.children(self.tree, state)
+        row_ptr = np.empty(len(state) + 1, np.int64)
+        level_order.count_children(self.tree, state, row_ptr)
+        token, after = np.empty(row_ptr[-1], np.int32), np.empty(row_ptr[-1], np.int64)
+        level_order.children(self.tree, state, row_ptr, token, after)
+        return row_ptr, token, after
 
     def advance(self, state: State, token: Integer[np.ndarray, " n"]) -> State:
         return self._read(np.array(state), token[:, None], np.ones(len(state), np.int64))
@@ -141,10 +145,14 @@ class CatalogueTrie:
         return state
 
     def is_terminal(self, state: State) -> Bool[np.ndarray, " n"]:
-        return level_order.at_end(self.tree, state)
+        ended = np.empty(len(state), np.bool_)
+        level_order.at_end(self.tree, state, ended)
+        return ended
 
     def rows(self, state: State) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-        return level_order.rows_below(self.tree, state)
+        low, high = np.empty(len(state), np.int64), np.empty(len(state), np.int64)
+        level_order.rows_below(self.tree, state, low, high)
+        return low, high
 
     def field(self, state: State) -> Int8[np.ndarray, " n"]:
         return np.where(state < 0, -1, self.is_terminal(state)).astype(np.int8)
