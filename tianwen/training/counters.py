@@ -22,7 +22,6 @@ class Counters:
     rollbacks: int = 0
     rolled_to: int | None = None  # step of the checkpoint that the last roll-back loaded
     rate: float = 1.0  # halved at each roll-back
-    evaluated: int | None = None  # step of the last evaluation
     evaluation: dict[str, float] = field(default_factory=dict)
     best: float | None = None
     best_step: int | None = None

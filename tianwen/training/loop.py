@@ -235,7 +235,7 @@ class _Run:
             last = c.step >= s.steps
             if self.window.steps and (last or self._due(s.log_every)):
                 self._log()
-            if self.evaluate and c.evaluated != c.step and (last or self._due(s.evaluate_every)):
+            if self.evaluate and (last or self._due(s.evaluate_every)):
                 self._evaluate()
             over = last or self._out_of_patience()
             # A new best is saved with its checkpoint, so that the two never tell different stories.
@@ -327,7 +327,6 @@ class _Run:
                 self._keep_best(told)
             self.model.train()
         c.evaluation, c.best, c.best_step, c.stale = self.world.from_first((told, c.best, c.best_step, c.stale))
-        c.evaluated = c.step
         c.seconds += time.perf_counter() - started
         self.scribes.line({"step": c.step, "evaluation": c.evaluation, "seconds": round(c.seconds, 3)})
 
