@@ -11,11 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 from jaxtyping import Int64
 
-from tianwen.ask.fact_report import FACT_SCHEMA
-from tianwen.ask.facts import FIELDS, Fact
+from tianwen.ask.facts import Fact
 from tianwen.ask.fielded import BatchTokenizer
 from tianwen.ask.segment import Segment
 from tianwen.ask.snapshot import Part
@@ -26,12 +24,12 @@ class Chunk:
     """A segment of added facts with their ids in the catalogue, ascending, and the row of each."""
 
     segment: Segment
-    facts: pl.DataFrame  # in the order of the ids
+    facts: list[Fact]  # in the order of the ids
     ids: Int64[np.ndarray, " facts"]
     row_of: Int64[np.ndarray, " facts"]
 
     @classmethod
-    def of(cls, facts: pl.DataFrame, ids: Int64[np.ndarray, " facts"], tokenizer: BatchTokenizer) -> Chunk:
+    def of(cls, facts: list[Fact], ids: Int64[np.ndarray, " facts"], tokenizer: BatchTokenizer) -> Chunk:
         segment, order = Segment.of(facts, tokenizer)
         row_of = np.empty(len(order), np.int64)
         row_of[order] = np.arange(len(order))
@@ -61,13 +59,12 @@ class AddedFacts:
         """Take in rows (id, fact) with ids above all earlier ones."""
         if not rows:
             return
-        columns = {name: [getattr(fact, name) for _, fact in rows] for name in FIELDS}
-        facts = pl.DataFrame(columns, schema=FACT_SCHEMA)
+        facts = [fact for _, fact in rows]
         ids = np.array([number for number, _ in rows], np.int64)
         chunks = list(self.chunks)
         while chunks and len(chunks[-1].ids) <= 2 * len(ids):
             before = chunks.pop()
-            facts, ids = pl.concat([before.facts, facts]), np.concatenate([before.ids, ids])
+            facts, ids = before.facts + facts, np.concatenate([before.ids, ids])
         self.chunks = [*chunks, Chunk.of(facts, ids, tokenizer)]
 
     def parts(self, removed: Int64[np.ndarray, " removed"]) -> list[Part]:

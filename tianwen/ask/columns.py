@@ -24,6 +24,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64, Integer, UInt8
 
+from tianwen.ask.ragged import pointers
+
 Kind: TypeAlias = Literal["number", "text"]
 Column: TypeAlias = "np.ndarray | Texts"
 
@@ -41,11 +43,11 @@ class Texts:
         self._view = memoryview(data)  # pyright: ignore[reportArgumentType]
 
     @classmethod
-    def of(cls, series: pl.Series) -> Texts:
-        """The texts of a polars column without nulls."""
-        ptr = np.zeros(len(series) + 1, np.int64)
-        np.cumsum(series.str.len_bytes().to_numpy(), out=ptr[1:])
-        return cls(ptr, np.frombuffer("".join(series.to_list()).encode(), np.uint8))
+    def of(cls, texts: Sequence[str]) -> Texts:
+        """A few texts in memory."""
+        encoded = [text.encode() for text in texts]
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        return cls(pointers(lengths), np.frombuffer(b"".join(encoded), np.uint8))
 
     def __len__(self) -> int:
         return len(self.ptr) - 1

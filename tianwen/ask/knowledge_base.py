@@ -30,7 +30,7 @@ from tianwen.ask.catalogue import Catalogue, State
 from tianwen.ask.durable import WriteLock, checksum, damaged, is_read_only, remove_tree, telling
 from tianwen.ask.fact_files import facts_of
 from tianwen.ask.fact_report import FACT_SCHEMA, Report
-from tianwen.ask.loading import Loaded, Progress, Source, gather, without_known
+from tianwen.ask.loading import Loaded, Progress, Source, frame_of, gather, without_known
 from tianwen.ask.new_folder import (
     LOCK,
     SEGMENTS,
@@ -225,12 +225,13 @@ class KnowledgeBase:
         return fresh.height
 
     def _store(self, fresh: pl.DataFrame, loaded: Loaded) -> None:
-        added = pl.concat([*self._view.added_frames(), fresh])
-        if added.height <= MOST_ADDED:
+        before = self._view.added_facts()
+        if len(before) + fresh.height <= MOST_ADDED:
             with self._catalogue.writing() as connection:
                 store.insert_facts(connection, facts_of(fresh))
                 note_sources(connection, loaded)
             return
+        added = pl.concat([frame_of(before), fresh])
         number = self._next_number()
         manifest = write_segment(self.folder, number, added, self.tokenizer)
         with self._catalogue.writing() as connection:

@@ -84,7 +84,7 @@ def _frames(source: Source, report: Report, loaded: Loaded) -> Iterator[pl.DataF
             facts = as_facts(islice(chain([first], items), _FACTS_AT_ONCE), start=count)
             count += len(facts)
             report.rows += len(facts)
-            yield _frame(facts)
+            yield frame_of(facts)
 
 
 def _file(path: str | Path, report: Report, loaded: Loaded) -> Iterator[pl.DataFrame]:
@@ -104,7 +104,8 @@ def _with_lines(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("line"), *columns)
 
 
-def _frame(facts: list[Fact]) -> pl.DataFrame:
+def frame_of(facts: list[Fact]) -> pl.DataFrame:
+    """Facts as a frame with the columns of `facts.FIELDS`."""
     return pl.DataFrame({name: [getattr(fact, name) for fact in facts] for name in FIELDS}, schema=FACT_SCHEMA)
 
 

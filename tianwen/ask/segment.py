@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from jaxtyping import Int64, UInt32
 from tianwen.ask.columns import Kind, Texts, map_columns, write_columns
 from tianwen.ask.durable import checksum, damaged, flush_tree
 from tianwen.ask.facts import FIELDS, Fact
-from tianwen.ask.fielded import BatchTokenizer, FieldedTrie
+from tianwen.ask.fielded import BatchTokenizer, FieldedTrie, distinct_strings
+from tianwen.ask.ragged import pointers
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -65,12 +66,17 @@ class Segment:
         return len(self.objects)
 
     @classmethod
-    def of(cls, facts: pl.DataFrame, tokenizer: BatchTokenizer) -> tuple[Segment, Int64[np.ndarray, " facts"]]:
-        """Index facts (columns `facts.FIELDS`) in memory; also for each row, which row of `facts` it was."""
-        drawn = Drawn.of(facts, tokenizer)
-        numbers = {field: drawn.values[field].to_numpy() for field in NAMED}
-        names = {field: Texts.of(drawn.names[field]) for field in NAMED}
-        return cls(drawn.trie, drawn.key_ptr, numbers, Texts.of(drawn.values["object"]), names), drawn.order
+    def of(cls, facts: Sequence[Fact], tokenizer: BatchTokenizer) -> tuple[Segment, Int64[np.ndarray, " facts"]]:
+        """Index a few facts in memory; also for each row, which of `facts` it was."""
+        columns = {field: [getattr(fact, field) for fact in facts] for field in FIELDS}
+        trie, key_row = FieldedTrie.build(columns["subject"], columns["predicate"], columns["sense"], tokenizer)
+        order, key_ptr = by_key(key_row, len(trie))
+        numbers, names = {}, {}
+        for field in NAMED:
+            distinct, code = distinct_strings(columns[field])
+            numbers[field], names[field] = code[order].astype(np.uint32), Texts.of(distinct)
+        objects = Texts.of([columns["object"][row] for row in order])
+        return cls(trie, key_ptr, numbers, objects, names), order
 
     # Reading
 
@@ -93,10 +99,14 @@ class Segment:
         at = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
         columns = {"object": pl.Series(self.objects.take(rows), dtype=pl.String)}
         for field in NAMED:
-            used, place = np.unique(self.numbers[field][at], return_inverse=True)
+            numbers = self.numbers[field][at]
+            if len(numbers) < 1_000:  # the detour over distinct names pays only for many rows
+                columns[field] = pl.Series(self.names[field].take(numbers.astype(np.int64)), dtype=pl.String)
+                continue
+            used, place = np.unique(numbers, return_inverse=True)
             texts = pl.Series(self.names[field].take(used.astype(np.int64)), dtype=pl.String)
             columns[field] = texts.gather(place.astype(np.uint32))
-        return pl.DataFrame(columns).select(FIELDS)
+        return pl.DataFrame({field: columns[field] for field in FIELDS})
 
     def frames(self, *, at_once: int = 200_000) -> Iterator[tuple[range, pl.DataFrame]]:
         """All rows in order, `at_once` at a time."""
@@ -135,9 +145,7 @@ class Drawn:
     def of(cls, facts: pl.DataFrame, tokenizer: BatchTokenizer) -> Drawn:
         """Build the tree and sort the facts: by key, then as they came."""
         trie, key_row = FieldedTrie.build(facts["subject"], facts["predicate"], facts["sense"], tokenizer)
-        order = np.argsort(key_row, kind="stable")
-        key_ptr = np.zeros(len(trie) + 1, np.int64)
-        np.cumsum(np.bincount(key_row, minlength=len(trie)), out=key_ptr[1:])
+        order, key_ptr = by_key(key_row, len(trie))
         names, columns = {}, {}
         for field in NAMED:
             names[field] = facts[field].unique(maintain_order=True)
@@ -163,6 +171,13 @@ class Drawn:
         (folder / MANIFEST).write_bytes(content)
         flush_tree(folder)
         return zlib.crc32(content)
+
+
+def by_key(
+    key_row: Int64[np.ndarray, " facts"], keys: int
+) -> tuple[Int64[np.ndarray, " facts"], Int64[np.ndarray, " keys+1"]]:
+    """The order of facts by key, then as they came; and where each key's facts begin in it."""
+    return np.argsort(key_row, kind="stable"), pointers(np.bincount(key_row, minlength=keys))
 
 
 def check(folder: Path, *, manifest_checksum: int, full: bool | None = None) -> None:

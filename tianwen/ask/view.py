@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from jaxtyping import Int64
 
 from tianwen.ask.added import AddedFacts
 from tianwen.ask.catalogue import Changes, Seen
 from tianwen.ask.durable import damaged
-from tianwen.ask.fact_report import FACT_SCHEMA
+from tianwen.ask.facts import Fact
 from tianwen.ask.new_folder import segment_folder
 from tianwen.ask.segment import Segment
 from tianwen.ask.snapshot import NONE, Part
@@ -58,14 +57,13 @@ class View:
     def parts(self, tokenizer: Tokenizer) -> list[Part]:
         """Segments by number, then additions; never none."""
         parts = [*self.segments.values(), *self.added.parts(self.removed)]
-        return parts or [Part(Segment.of(pl.DataFrame(schema=FACT_SCHEMA), tokenizer)[0])]
+        return parts or [Part(Segment.of([], tokenizer)[0])]
 
-    def added_frames(self) -> list[pl.DataFrame]:
+    def added_facts(self) -> list[Fact]:
         """The added facts that are still there, in the order of their coming."""
-        return [
-            chunk.facts.filter(~np.isin(chunk.ids, self.removed)) if len(self.removed) else chunk.facts
-            for chunk in self.added.chunks
-        ]
+        removed = set(self.removed.tolist())
+        rows = (row for chunk in self.added.chunks for row in zip(chunk.ids.tolist(), chunk.facts, strict=True))
+        return [fact for number, fact in rows if number not in removed]
 
     def named(self, part: int, rows: Int64[np.ndarray, " rows"]) -> Iterator[tuple[int, int]]:
         """Rows of a part of the snapshot as the catalogue names them: (segment, row), or (0, id of an added fact)."""
