@@ -64,5 +64,10 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert min(seconds) < 0.3
 
 
+def test_a_knowledge_base_is_built_and_changed_without_torch():
+    check = "import sys, tianwen.ask.fact_files, tianwen.ask.knowledge_base; raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
