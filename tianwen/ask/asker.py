@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -20,17 +20,18 @@ import torch
 from tianwen.ask.beam import Paths, Search, search
 from tianwen.ask.candidates import Candidates, with_prior
 from tianwen.ask.entries import entries_below
+from tianwen.ask.knowledge_base import KnowledgeBase
 from tianwen.ask.lookahead import lookahead_reweigh
 from tianwen.ask.model_files import AskerSettings, load_asker, save_asker
 from tianwen.ask.seq2seq import AskModel
 from tianwen.ask.session import TreeSession
+from tianwen.ask.snapshot import Snapshot
 from tianwen.ask.speculation import speculate
 from tianwen.errors import InputError
 from tianwen.text import Tokenizer
 
-if TYPE_CHECKING:
-    from tianwen.ask.knowledge_base import KnowledgeBase
-    from tianwen.ask.snapshot import Snapshot
+IMPLAUSIBLE = 7.0
+"""Subjects this far below the best in log-probability (1/1000) are not looked into."""
 
 BUNDLED = Path(__file__).parent.parent / "models" / "asker"
 
@@ -96,17 +97,19 @@ class Asker:
         save_asker(Path(path), self.model, self.tokenizer, self.settings, storage=storage)
 
     @overload
-    def ask(self, question: str, kb: KnowledgeBase | Snapshot, **options: object) -> list[Answer]: ...
+    def ask(  # pyright: ignore[reportOverlappingOverload]  (a str is a Sequence[str])
+        self, question: str, kb: KnowledgeBase | Snapshot, **options: Any
+    ) -> list[Answer]: ...
     @overload
-    def ask(self, question: Sequence[str], kb: KnowledgeBase | Snapshot, **options: object) -> list[list[Answer]]: ...
+    def ask(self, question: Sequence[str], kb: KnowledgeBase | Snapshot, **options: Any) -> list[list[Answer]]: ...
     def ask(
-        self, question: str | Sequence[str], kb: KnowledgeBase | Snapshot, **options: object
+        self, question: str | Sequence[str], kb: KnowledgeBase | Snapshot, **options: Any
     ) -> list[Answer] | list[list[Answer]]:
         """Answers to one question, or a list of answers for each of several; options as in `AskOptions`.
 
         Raises InputError for an empty or too long question, WrongTokenizer for a knowledge base of another vocabulary.
         """
-        how = AskOptions(**options)  # type: ignore[arg-type]
+        how = AskOptions(**options)
         if isinstance(question, str):
             return next(self.answers([question], kb, how))
         return list(self.answers(question, kb, how))
@@ -121,7 +124,7 @@ class Asker:
         trace: Trace | None = None,
     ) -> Iterator[list[Answer]]:
         """Answers question by question, `batch` of them decoded together, in the order given."""
-        snapshot = kb.snapshot() if hasattr(kb, "snapshot") else kb
+        snapshot = kb.snapshot() if isinstance(kb, KnowledgeBase) else kb
         snapshot.require_tokenizer(self.tokenizer)
         for start in range(0, len(questions), batch):
             yield from self._answer_batch(questions[start : start + batch], snapshot, how, trace)
@@ -157,9 +160,7 @@ class Asker:
     def _framed(self, tokens: np.ndarray) -> np.ndarray:
         return np.concatenate([[self.tokenizer.cls_id], tokens, [self.tokenizer.sep_id]]).astype(np.int64)
 
-    def candidates(
-        self, ids: list[np.ndarray], snapshot: Snapshot, how: AskOptions
-    ) -> tuple[TreeSession, Candidates]:
+    def candidates(self, ids: list[np.ndarray], snapshot: Snapshot, how: AskOptions) -> tuple[TreeSession, Candidates]:
         """Scored entries of the knowledge base for each question, and the session that scored them."""
         session = TreeSession(self.model, ids)
         trie = snapshot.trie
@@ -170,16 +171,15 @@ class Asker:
         if how.scoring == "path":
             reweigh = lookahead_reweigh(trie, ids) if how.lookahead else None
             found = search(session, trie, start, Search(keep=max(how.top, how.beams), reweigh=reweigh, **common))
-            return session, Candidates(found.owner, np.arange(len(found)), found.state, found.score, found.raw)
+            return session, Candidates(found.owner, found.state, found.score, found.raw)
         found = search(session, trie, start, Search(keep=how.beams, until_field=1, **common))
-        completions = entries_below(session, trie, found, most=self.settings.most_candidates)
+        found = found.take(found.score > _best_of_owner(found) - IMPLAUSIBLE)
+        entries = entries_below(session, trie, found, most=self.settings.most_candidates)
         prompts = [self._framed(found.chain(row)[:-1]) for row in range(len(found))]
         weight = self.settings.prior_weight if how.prior_weight is None else how.prior_weight
-        return session, with_prior(session, found, completions, prompts, weight)
+        return session, with_prior(session, found, entries, prompts, weight)
 
-    def _best_answers(
-        self, row: int, candidates: Candidates, snapshot: Snapshot, how: AskOptions
-    ) -> list[Answer]:
+    def _best_answers(self, row: int, candidates: Candidates, snapshot: Snapshot, how: AskOptions) -> list[Answer]:
         mine = np.flatnonzero(candidates.owner == row)
         if not len(mine):
             return []
@@ -194,6 +194,13 @@ class Asker:
             objects, sources = [fact.object for fact in facts], [fact.source for fact in facts]
             answers.append(Answer(first.subject, first.predicate, first.sense, objects, p, sources, p >= threshold))
         return answers
+
+
+def _best_of_owner(paths: Paths) -> np.ndarray:
+    """The best score of each path's question, [n]."""
+    best = np.full(int(paths.owner.max(initial=-1)) + 1, -np.inf)
+    np.maximum.at(best, paths.owner, paths.score)
+    return best[paths.owner]
 
 
 def _too_long(given: str, limit: int) -> str:

@@ -1,15 +1,18 @@
 """Prior-corrected scoring: choose a predicate by what the question adds to it, not by how common it is.
 
-A beam that renormalises at each step commits on the first character of a predicate. Here every completion k = (P, M) of
-a found subject S is scored as a whole, against the same model asked nothing but the subject:
+A beam that renormalises at each step commits on the first character of a predicate. Here every predicate P of a found
+subject S is scored as a whole, against the same model asked nothing but the subject:
 
-    s(k) = log p(k | S, Q) - weight * log p(k | S, "S")
-    p(S, k | Q) = p(S | Q) * softmax over the completions of S of s(k)
+    s(P) = log p(P | S, Q) - weight * log p(P | S, "S")
+    p(S, P, M | Q) = p(S | Q) * softmax over the predicates of S of s(P) * p(M | S, P, Q)
 
-p(S | Q) is the renormalised path probability of the search. Post: 8802 (the search); the correction is pointwise mutual
-information between question and completion, as in Li et al., A Diversity-Promoting Objective Function, 2016.
+p(S | Q) is the renormalised path probability of the search. Where S and P leave one sense M, its probability is 1 and
+nothing is computed; else it is the softmax of the same kind of score over the senses that are left.
 
-Notation: r subject paths, m completions of all of them, t their tokens.
+Post: 8802 (the search); the correction is the pointwise mutual information between question and predicate, as in Li et
+al., A Diversity-Promoting Objective Function for Neural Conversation Models, 2016.
+
+Notation: r subject paths, m entries (P, M) below them, g distinct (path, P), c chains of tokens to score.
 """
 
 from __future__ import annotations
@@ -30,65 +33,135 @@ ROW_WIDTH = 96
 
 @dataclass(frozen=True)
 class Candidates:
-    """Scored entries: question [m], subject path [m], terminal state [m, ...], log-probability [m], and its raw parts."""
+    """Scored entries: question [m], terminal state [m, ...], log-probability [m], and `raw` [m].
+
+    `raw` is log p(S, P | Q) of the model alone, before tree and prior: low where the knowledge base lacks the answer.
+    """
 
     owner: np.ndarray
-    path: np.ndarray
     state: State
     score: np.ndarray
-    raw: np.ndarray  # log p(S, k | Q) of the model alone, before the tree and the prior
+    raw: np.ndarray
 
     def __len__(self) -> int:
         return len(self.owner)
 
 
-def with_prior(
-    session: TreeSession, found: Paths, completions: Completions, prompts: Sequence[np.ndarray], weight: float
-) -> Candidates:
-    """Score the completions of each found subject path. `prompts[i]` is the empty question about path i's subject.
+@dataclass(frozen=True)
+class _Chain:
+    """Tokens below a subject path of which those from `wanted` on are scored."""
 
-    Two model calls for the whole batch: the prompts, then all completions under question and prompt together.
+    path: int
+    tokens: np.ndarray
+    wanted: int = 0
+
+
+def with_prior(
+    session: TreeSession, found: Paths, entries: Completions, prompts: Sequence[np.ndarray], weight: float
+) -> Candidates:
+    """Score the entries below each found subject path. `prompts[i]` is the empty question about path i's subject.
+
+    At most three model calls for the whole batch: the prompts, all predicates under question and prompt together, and
+    the senses where a predicate leaves a choice.
     """
-    prior = TreeSession(session.model, prompts, prefixes=[found.chain(row) for row in range(len(found))])
-    both = session.joined(prior) if weight else session
-    questions = len(session.source_length)
-    path = np.repeat(np.arange(len(found)), np.diff(completions.owner_ptr))
-    tails = [completions.tokens[a:b] for a, b in zip(completions.token_ptr[:-1], completions.token_ptr[1:], strict=True)]
-    pending = [found.tokens[row, found.fed[row] : found.length[row]] for row in range(len(found))]
-    owner, parent = found.owner[path], found.node[path]
-    chains = [np.concatenate([pending[row], tail[:-1]]) for row, tail in zip(path, tails, strict=True)]
-    heads = np.array([len(pending[row]) for row in path], np.int64)
-    if weight:
-        owner = np.concatenate([owner, questions + path])
-        parent = np.concatenate([parent, prior.tips[path]])
-        chains = chains + [tail[:-1] for tail in tails]
-        heads = np.concatenate([heads, np.zeros(len(path), np.int64)])
-        tails = tails + tails
-    log_p = _chain_scores(both, Chunks.of(owner, parent, chains), heads, tails)
-    asked = log_p[: len(path)]
-    raw = asked - weight * log_p[len(path) :] if weight else asked
-    within = renormalise(completions.owner_ptr, raw)
-    session.calls[np.unique(found.owner)] += 2 if weight else 1
-    return Candidates(found.owner[path], path, completions.terminal, found.score[path] + within, found.raw[path] + asked)
+    group, starts = _predicates(entries, end_id=int(found.tokens[0, found.length[0] - 1]))
+    path = np.repeat(np.arange(len(found)), np.diff(entries.owner_ptr))
+    scorer = _Scorer(session, found, prompts, weight)
+    heads = [_Chain(int(path[first]), entries.tokens[a:b]) for first, a, b in starts]
+    asked, corrected = scorer.score(heads)
+    heads_of_path = np.searchsorted([chain.path for chain in heads], np.arange(len(found) + 1))
+    score = renormalise(heads_of_path, corrected)[group] + found.score[path]
+    score = score + _senses(scorer, entries, group, starts, path)
+    return Candidates(found.owner[path], entries.terminal, score, found.raw[path] + asked[group])
+
+
+def _predicates(entries: Completions, *, end_id: int) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    """Group of each entry (equal path and P), and for each group its first entry and where its P stands in the tokens.
+
+    Entries come in key order, so equal predicates stand together. P ends with the first END of an entry.
+    """
+    ends = np.flatnonzero(entries.tokens == end_id)
+    stops = ends[np.searchsorted(ends, entries.token_ptr[:-1])] + 1
+    path = np.repeat(np.arange(len(entries.owner_ptr) - 1), np.diff(entries.owner_ptr))
+    group, starts = np.zeros(len(path), np.int64), []
+    previous: tuple[int, bytes] | None = None
+    for entry, (a, b) in enumerate(zip(entries.token_ptr[:-1].tolist(), stops.tolist(), strict=True)):
+        key = (int(path[entry]), entries.tokens[a:b].tobytes())
+        if key != previous:
+            starts.append((entry, a, b))
+            previous = key
+        group[entry] = len(starts) - 1
+    return group, starts
+
+
+def _senses(
+    scorer: _Scorer, entries: Completions, group: np.ndarray, starts: list[tuple[int, int, int]], path: np.ndarray
+) -> np.ndarray:
+    """log p(M | S, P, Q) of each entry: 0 where there is one sense."""
+    share = np.zeros(len(group))
+    sizes = np.bincount(group, minlength=len(starts))
+    several = np.flatnonzero(sizes[group] > 1)
+    if not len(several):
+        return share
+    chains = []
+    for entry in several:
+        _, a, b = starts[group[entry]]
+        tokens = entries.tokens[entries.token_ptr[entry] : entries.token_ptr[entry + 1]]
+        chains.append(_Chain(int(path[entry]), tokens, b - a))
+    _, corrected = scorer.score(chains)
+    chosen = pointers(sizes[sizes > 1])
+    share[several] = renormalise(chosen, corrected)
+    return share
+
+
+class _Scorer:
+    """log p of chains below the subject paths, under the question and minus the prior."""
+
+    def __init__(self, session: TreeSession, found: Paths, prompts: Sequence[np.ndarray], weight: float) -> None:
+        self.session, self.found, self.weight = session, found, weight
+        self.pending = [found.tokens[row, found.fed[row] : found.length[row]] for row in range(len(found))]
+        self.both = session
+        if weight:
+            names = [found.chain(row) for row in range(len(found))]
+            self.prior = TreeSession(session.model, prompts, prefixes=names)
+            self.both = session.joined(self.prior)
+            session.calls[np.unique(found.owner)] += 1
+            session.fed += self.prior.fed
+
+    def score(self, chains: Sequence[_Chain]) -> tuple[np.ndarray, np.ndarray]:
+        """log p(chain | S, Q), and the same minus weight * log p(chain | S): both [c], one model call."""
+        path = np.array([chain.path for chain in chains], np.int64)
+        owner, parent = self.found.owner[path], self.found.node[path]
+        full = [np.concatenate([self.pending[chain.path], chain.tokens]) for chain in chains]
+        first = np.array([len(self.pending[chain.path]) + chain.wanted for chain in chains], np.int64)
+        if self.weight:
+            owner = np.concatenate([owner, len(self.session.source_length) + path])
+            parent = np.concatenate([parent, self.prior.tips[path]])
+            full += [chain.tokens for chain in chains]
+            first = np.concatenate([first, np.array([chain.wanted for chain in chains], np.int64)])
+        fed = self.both.fed
+        log_p = _chain_scores(self.both, owner, parent, full, first)
+        self.session.fed += self.both.fed - fed
+        self.session.calls[np.unique(self.found.owner[path])] += 1
+        asked = log_p[: len(chains)]
+        return asked, asked - self.weight * log_p[len(chains) :] if self.weight else asked
 
 
 def _chain_scores(
-    session: TreeSession, chunks: Chunks, heads: np.ndarray, tails: Sequence[np.ndarray]
+    session: TreeSession, owner: np.ndarray, parent: np.ndarray, chains: Sequence[np.ndarray], first: np.ndarray
 ) -> np.ndarray:
-    """log p of each tail: its first token is predicted by the last token of the head (or the parent), and so on."""
+    """Sum of log p of the tokens of each chain from index `first` on; each is predicted by the token before it."""
+    chunks = Chunks.of(owner, parent, [chain[:-1] for chain in chains])
     _, states = session.feed(chunks, keep=False, width=ROW_WIDTH)
-    lengths = np.array([len(tail) for tail in tails], np.int64)
-    tail_ptr = pointers(lengths)
-    chain = np.repeat(np.arange(len(tails)), lengths)
-    place = np.arange(tail_ptr[-1]) - tail_ptr[chain]
-    # the predicting state of tail token j is fed token head + j - 1; of j = 0 without a head it is the parent's
-    at = chunks.row_ptr[chain] + heads[chain] + place - 1
-    from_parent = (place == 0) & (heads[chain] == 0)
-    predictors = states[np.where(from_parent, 0, at)]
-    if from_parent.any():
-        rows = np.flatnonzero(from_parent)
-        predictors[rows] = session.states_at(chunks.owner[chain[rows]], chunks.parent[chain[rows]])
-    wanted = np.concatenate(tails) if len(tails) else np.zeros(0, np.int64)
-    one_each = np.arange(len(wanted) + 1)
-    log_p = session.log_probabilities(chunks.owner[chain], predictors, one_each, wanted)
-    return np.add.reduceat(log_p, tail_ptr[:-1]) if len(tails) else np.zeros(0)
+    counts = np.array([len(chain) for chain in chains], np.int64) - first
+    wanted_ptr = pointers(counts)
+    chain = np.repeat(np.arange(len(chains)), counts)
+    place = np.arange(wanted_ptr[-1]) - wanted_ptr[chain] + first[chain]
+    at_parent = place == 0
+    predictors = states[np.where(at_parent, 0, chunks.row_ptr[chain] + place - 1)]
+    if at_parent.any():
+        rows = np.flatnonzero(at_parent)
+        predictors[rows] = session.states_at(owner[chain[rows]], parent[chain[rows]])
+    wanted = np.concatenate([tokens[start:] for tokens, start in zip(chains, first, strict=True)])
+    log_p = session.log_probabilities(owner[chain], predictors, np.arange(len(wanted) + 1), wanted)
+    return np.add.reduceat(log_p, wanted_ptr[:-1])

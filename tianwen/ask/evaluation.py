@@ -18,6 +18,7 @@ from tianwen.ask.questions import Question
 
 if TYPE_CHECKING:
     from tianwen.ask.knowledge_base import KnowledgeBase
+    from tianwen.ask.snapshot import Snapshot
 
 Progress = Callable[[int, int], None]
 
@@ -40,17 +41,17 @@ def evaluate_ask(
     how = replace(options or AskOptions(), top=1)
     trace, answers, start = Trace(), [], time.perf_counter()
     texts = [question.text for question in questions]
-    with kb.snapshot() as snapshot:
-        for answer in asker.answers(texts, snapshot, how, batch=batch, trace=trace):
-            answers.append(answer[0] if answer else None)
-            if progress is not None:
-                progress(len(answers), len(texts))
-        seconds = time.perf_counter() - start
-        return _numbers(questions, answers) | {
-            "in_knowledge_base": _share([_exists(snapshot, answer) for answer in answers if answer is not None]),
-            "questions_per_second": len(texts) / seconds if seconds else 0.0,
-            "model_calls_per_question": trace.model_calls / max(1, trace.questions),
-        }
+    snapshot = kb.snapshot()
+    for answer in asker.answers(texts, snapshot, how, batch=batch, trace=trace):
+        answers.append(answer[0] if answer else None)
+        if progress is not None:
+            progress(len(answers), len(texts))
+    seconds = time.perf_counter() - start
+    return _numbers(questions, answers) | {
+        "in_knowledge_base": _share([_exists(snapshot, answer) for answer in answers if answer is not None]),
+        "questions_per_second": len(texts) / seconds if seconds else 0.0,
+        "model_calls_per_question": trace.model_calls / max(1, trace.questions),
+    }
 
 
 def _numbers(questions: Sequence[Question], answers: Sequence[Answer | None]) -> dict[str, float]:
@@ -82,8 +83,8 @@ def _share(values: Sequence[bool]) -> float:
     return float(np.mean(values)) if len(values) else 0.0
 
 
-def _exists(snapshot: object, answer: Answer) -> bool:
+def _exists(snapshot: Snapshot, answer: Answer) -> bool:
     """Whether each object of the answer stands in the knowledge base as a live fact of that path."""
-    facts = snapshot.find(subject=answer.subject, predicate=answer.predicate)  # type: ignore[attr-defined]
+    facts = snapshot.find(subject=answer.subject, predicate=answer.predicate)
     live = {fact.object for fact in facts if fact.sense == answer.sense}
     return bool(answer.objects) and set(answer.objects) <= live

@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,10 +24,11 @@ from torch import Tensor
 
 from tianwen.ask.questions import Question
 from tianwen.ask.seq2seq import AskModel
+from tianwen.errors import InputError
 from tianwen.text import Tokenizer
 
-Synthesise = Callable[[str, str, random.Random], tuple[str, str]]
-"""(subject, predicate, random) -> (question, predicate): the predicate may come back as a synonym."""
+Invent = Callable[[random.Random], Question]
+"""Makes up a question, from nothing but random numbers (see `cold_start`)."""
 
 Example = tuple[np.ndarray, np.ndarray]
 """Token ids of source ([CLS] Q [SEP]) and target (S [SEP] P [SEP] M [SEP])."""
@@ -44,11 +45,12 @@ class MixtureSettings:
     pool: int = 8  # batches that are sorted by length together
     longest_source: int = 64
     longest_field: int = 40
+    order: Literal["spm", "smp"] = "spm"  # S, P, M or S, M, P: the post measured 8 to 10 points between them
     seed: int = 0
 
 
 class Mixture:
-    """The batches of `fit`: see the module. `names` are (subject, sense) pairs for swaps and synthetic questions."""
+    """The batches of `fit`: see the module. `invent` makes the synthetic questions, if there are to be any."""
 
     def __init__(
         self,
@@ -56,20 +58,22 @@ class Mixture:
         tokenizer: Tokenizer,
         settings: MixtureSettings,
         *,
-        synthesise: Synthesise | None = None,
-        predicates: Sequence[str] = (),
-        names: Sequence[tuple[str, str]] = (),
+        invent: Invent | None = None,
     ) -> None:
+        if not questions and invent is None:
+            raise InputError("There is nothing to learn from: give questions, or a knowledge base to make them from.")
         self.questions, self.tokenizer, self.settings = list(questions), tokenizer, settings
-        self.synthesise = synthesise
-        self.predicates = list(predicates) or [question.predicate for question in self.questions]
-        self.names = list(names) or [(question.subject, question.sense) for question in self.questions]
+        self.invent = invent
         self._pool = lru_cache(maxsize=2)(self._make_pool)
 
     def describe(self) -> dict[str, Any]:
         """What decides the data, for the check at resume."""
-        sizes = {"questions": len(self.questions), "predicates": len(self.predicates), "names": len(self.names)}
-        return {"kind": "asker mixture", **sizes, **asdict(self.settings), "tokenizer": self.tokenizer.fingerprint}
+        return {
+            "kind": "asker mixture",
+            "questions": len(self.questions),
+            **asdict(self.settings),
+            "tokenizer": self.tokenizer.fingerprint,
+        }
 
     def batch(self, index: int, rank: int, world: int) -> dict[str, Tensor] | None:
         """This process's share of batch `index`."""
@@ -89,34 +93,30 @@ class Mixture:
 
     def draw(self, chance: random.Random) -> Question:
         """One example as text."""
-        kind = chance.random()
-        settings = self.settings
+        kind, settings = chance.random(), self.settings
+        question = self._real_or_invented(chance)
         if kind < settings.prior:
-            subject, predicate, sense = self._any_path(chance)
-            return Question(subject, subject, predicate, sense)
-        if self.synthesise is not None and (kind < settings.prior + settings.synthetic or not self.questions):
-            subject, sense = chance.choice(self.names)
-            text, predicate = self.synthesise(subject, chance.choice(self.predicates), chance)
-            return Question(text, subject, predicate, sense)
-        question = chance.choice(self.questions)
-        if chance.random() < settings.swap and question.subject and question.subject in question.text:
-            subject, sense = chance.choice(self.names)
-            text = question.text.replace(question.subject, subject)
-            return Question(text, subject, question.predicate, sense)
+            return Question(question.subject, question.subject, question.predicate, question.sense)
         return question
 
-    def _any_path(self, chance: random.Random) -> tuple[str, str, str]:
-        if self.questions:
-            question = chance.choice(self.questions)
-            return question.subject, question.predicate, question.sense
-        subject, sense = chance.choice(self.names)
-        return subject, chance.choice(self.predicates), sense
+    def _real_or_invented(self, chance: random.Random) -> Question:
+        if self.invent is not None and (not self.questions or chance.random() < self.settings.synthetic):
+            return self.invent(chance)
+        question = chance.choice(self.questions)
+        if chance.random() < self.settings.swap and question.subject and question.subject in question.text:
+            other = chance.choice(self.questions)
+            text = question.text.replace(question.subject, other.subject)
+            return Question(text, other.subject, question.predicate, other.sense)
+        return question
 
     def encoded(self, question: Question) -> Example:
         """Token ids of source and target, cut to the longest lengths."""
         special, longest = self.tokenizer, self.settings.longest_field
         source = self.tokenizer.ids(question.text)[: self.settings.longest_source - 2]
-        fields = [self.tokenizer.ids(text)[:longest] for text in (question.subject, question.predicate, question.sense)]
+        texts = (question.subject, question.predicate, question.sense)
+        if self.settings.order == "smp":
+            texts = (question.subject, question.sense, question.predicate)
+        fields = [self.tokenizer.ids(text)[:longest] for text in texts]
         end = np.array([special.sep_id])
         target = np.concatenate([part for tokens in fields for part in (tokens, end)])
         return np.concatenate([[special.cls_id], source, end]).astype(np.int64), target.astype(np.int64)

@@ -68,7 +68,9 @@ def load_asker(folder: Path) -> tuple[AskModel, Tokenizer, AskerSettings]:
     """Read a folder that `save_asker` wrote. Raises ModelError that says what is missing, damaged or different."""
     weights_file = folder / "model.safetensors"
     if not weights_file.exists():
-        raise ModelError(f"There is no asker in {str(folder)!r}: model.safetensors is missing. Train one: tianwen train ask")
+        raise ModelError(
+            f"There is no asker in {str(folder)!r}: model.safetensors is missing. Train one: tianwen train ask"
+        )
     weights = load_weights(weights_file)
     metadata = weights.metadata
     if metadata.get("architecture") != ARCHITECTURE:

@@ -2,17 +2,18 @@
 
 Post: 8802 (the predicate is the hard part: it stands literally in about half of KgCLUE's questions).
 
-The table is tab separated: predicate, synonyms, templates; the latter two separated by `|`, `{s}` stands for the subject.
+The table is tab separated: predicate, synonyms, templates. The latter two are lists with `|`; {s} is the subject.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tianwen.ask.metrics import normalised
+from tianwen.ask.patterns import synthesise
 from tianwen.errors import InputError
 
 BUNDLED = Path(__file__).with_name("paraphrases.zh.tsv")
@@ -33,7 +34,7 @@ def read_paraphrases(path: Path = BUNDLED) -> dict[str, Paraphrase]:
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line:
             continue
-        predicate, synonyms, templates = (line.split("\t") + ["", ""])[:3]
+        predicate, synonyms, templates = [*line.split("\t"), "", ""][:3]
         parts = tuple(template for template in templates.split("|") if template)
         if any(template.count("{s}") != 1 for template in parts):
             raise InputError(f"{path}, line {number}: each template needs {{s}} once, for the subject: {templates}")
@@ -42,20 +43,13 @@ def read_paraphrases(path: Path = BUNDLED) -> dict[str, Paraphrase]:
     return table
 
 
-def ask_in_other_words(
-    subject: str, paraphrase: Paraphrase, patterns: Sequence[str], chance: random.Random
-) -> tuple[str, str]:
-    """A question about the subject, and the predicate that answers it: the entry's own name, or now and then a synonym.
-
-    `patterns` (with {s} and {p}) name a predicate literally; templates ask for it in other words.
-    """
-    kind = chance.random()
+def ask_in_other_words(subject: str, paraphrase: Paraphrase, chance: random.Random) -> tuple[str, str]:
+    """A question about the subject, and the predicate that answers it: the entry's own name, or a synonym."""
     names = (paraphrase.predicate, *paraphrase.synonyms)
-    if paraphrase.templates and (kind < 0.75 or not paraphrase.synonyms):
-        predicate = paraphrase.predicate if kind < 0.6 else chance.choice(names)
-        return chance.choice(paraphrase.templates).replace("{s}", subject), predicate
-    asked, answered = chance.choice(names), chance.choice(names)
-    return chance.choice(patterns).replace("{s}", subject).replace("{p}", asked), answered
+    answered = paraphrase.predicate if chance.random() < 0.7 else chance.choice(names)
+    if paraphrase.templates and (chance.random() < 0.75 or not paraphrase.synonyms):
+        return chance.choice(paraphrase.templates).replace("{s}", subject), answered
+    return synthesise(subject, chance.choice(names), chance), answered
 
 
 def predicates_of(table: Iterable[Paraphrase]) -> list[str]:

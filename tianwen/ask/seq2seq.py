@@ -27,10 +27,11 @@ from tianwen.backbone.roformer_v2 import KeyValue, RoFormerV2, RoFormerV2Config
 
 @dataclass(frozen=True)
 class AskConfig:
-    """Shape of the asker: its backbone, and the width of the copy attention."""
+    """Shape of the asker: its backbone, the width of the copy attention, and whether there is one."""
 
     backbone: RoFormerV2Config = field(default_factory=lambda: RoFormerV2Config(layers=4, width=256, heads=4))
     copy_width: int = 128
+    copying: bool = True  # without: the vocabulary's distribution alone, for comparison
 
 
 class AskModel(nn.Module):
@@ -73,10 +74,12 @@ class AskModel(nn.Module):
     ) -> Float[Tensor, " wanted"]:
         """log p(wanted token | its row's state), over the FULL vocabulary.
 
-        `owner` gives the question of each row, `wanted_row` the row of each wanted token. Padding in `source_ids` is -1.
+        `owner` gives the question of each row, `wanted_row` the row of each wanted token. Padding is -1.
         """
         logits = F.linear(states, self.backbone.tokens.weight).float()  # [rows, vocabulary]
         generated = logits[wanted_row, wanted] - torch.logsumexp(logits, dim=-1)[wanted_row]
+        if not self.config.copying:
+            return generated
         keys = self.copy_key(source_states)  # [batch, source, copy]
         scores = torch.einsum("rc,rsc->rs", self.copy_query(states), keys[owner]).float()
         scores = scores * self.config.copy_width**-0.5

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tianwen.ask.seq2seq import AskModel
@@ -32,15 +33,15 @@ class Chunks:
     tokens: np.ndarray  # int64 [m]
 
     @classmethod
-    def of(cls, owner: Sequence[int], parent: Sequence[int], chains: Sequence[Sequence[int]]) -> Chunks:
-        """Chunks from Python lists of token ids."""
-        lengths = [len(c) for c in chains]
-        flat = [t for c in chains for t in c]
+    def of(cls, owner: ArrayLike, parent: ArrayLike, chains: Sequence[ArrayLike]) -> Chunks:
+        """Chunks from one sequence of token ids a chain."""
+        parts = [np.asarray(chain, np.int64) for chain in chains]
+        lengths = [len(part) for part in parts]
         return cls(
             np.asarray(owner, np.int64),
             np.asarray(parent, np.int64),
             np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
-            np.asarray(flat, np.int64),
+            np.concatenate(parts) if parts else np.zeros(0, np.int64),
         )
 
 
@@ -101,7 +102,7 @@ class TreeSession:
     def __init__(
         self, model: AskModel, questions: Sequence[np.ndarray], *, prefixes: Sequence[np.ndarray] | None = None
     ) -> None:
-        """Encode the questions, with the start of a target each (`prefixes`) in the same call if it is known already."""
+        """Encode the questions; where the start of a target is known (`prefixes`), in the same call."""
         self.model = model
         self.calls = np.ones(len(questions), np.int64)
         self.fed = 0

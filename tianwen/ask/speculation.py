@@ -16,9 +16,7 @@ from tianwen.ask.session import Chunks, TreeSession
 from tianwen.ask.trie import Constraint
 
 
-def literal_names(
-    constraint: Constraint, questions: list[np.ndarray], *, longest: int = 64
-) -> list[dict[int, int]]:
+def literal_names(constraint: Constraint, questions: list[np.ndarray], *, longest: int = 64) -> list[dict[int, int]]:
     """For each question: start -> end of the longest complete first field that is spelled out from that token on."""
     owner = np.repeat(np.arange(len(questions)), [len(q) for q in questions])
     start = np.concatenate([np.arange(len(q)) for q in questions]) if questions else np.zeros(0, np.int64)

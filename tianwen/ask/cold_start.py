@@ -1,0 +1,73 @@
+"""Questions made up about names and predicates: the cold start of a knowledge base that has none of its own.
+
+Post: 8802. Two tables stand behind it: the patterns (how people ask, families of predicates that mean the same, in
+Chinese and English) and the paraphrases (questions in other words for thousands of predicates). A predicate of the
+knowledge base is asked for by its own name, by a synonym, or in other words; names that are drawn teach copying.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+from tianwen.ask.metrics import normalised
+from tianwen.ask.paraphrases import Paraphrase, ask_in_other_words, predicates_of, read_paraphrases
+from tianwen.ask.patterns import load_patterns, synonyms, synthesise
+from tianwen.ask.questions import Question
+
+Name = tuple[str, str]
+"""(subject, sense)."""
+
+_HAN = re.compile("[\u3400-\u9fff]")
+
+OWN, TABLE, ENGLISH = 0.45, 0.35, 0.2
+"""Where a drawn predicate comes from: the given ones, the Chinese tables, the English tables."""
+
+
+class ColdStart:
+    """Draws questions with their paths. `names` and `predicates` are those of a knowledge base or of question files."""
+
+    def __init__(self, names: Sequence[Name], predicates: Sequence[str], *, only_own: bool = False) -> None:
+        """`only_own` draws no predicate outside `predicates`: for one knowledge base, not for a model for all."""
+        self.names = list(names)
+        self.predicates = list(predicates)
+        self.only_own = only_own
+        self.table = read_paraphrases()
+        families = [name for family in load_patterns("zh").families for name in family.names]
+        self.listed = list(dict.fromkeys(predicates_of(self.table.values()) + families))
+        self.english = [name for family in load_patterns("en").families for name in family.names]
+        latin = [name for name in self.names if not _HAN.search(name[0])]
+        self.latin = latin or [("Ares I-X", "")]
+        self.words = list(dict.fromkeys(word for subject, _ in self.latin for word in subject.split()))
+
+    def question(self, chance: random.Random) -> Question:
+        """One question and the path that answers it."""
+        (subject, sense), predicate = self.path(chance)
+        text, predicate = self._ask(subject, predicate, chance)
+        return Question(text, subject, predicate, sense)
+
+    def path(self, chance: random.Random) -> tuple[Name, str]:
+        """A name and a predicate, of the same language where that is ours to choose."""
+        kind = chance.random()
+        if self.only_own or kind < OWN:
+            return chance.choice(self.names), chance.choice(self.predicates)
+        if kind < OWN + TABLE:
+            return chance.choice(self.names), chance.choice(self.listed)
+        return self._english_name(chance), chance.choice(self.english)
+
+    def _english_name(self, chance: random.Random) -> Name:
+        """A Latin name as given, or a new one from the words of several: there are few."""
+        subject, sense = chance.choice(self.latin)
+        if chance.random() < 0.6:
+            subject = " ".join(chance.choice(self.words) for _ in range(chance.choice((1, 1, 2, 2, 3))))
+        return subject, sense
+
+    def _ask(self, subject: str, predicate: str, chance: random.Random) -> tuple[str, str]:
+        known: Paraphrase | None = self.table.get(normalised(predicate))
+        if known is not None and chance.random() < 0.5:
+            text, answer = ask_in_other_words(subject, known, chance)
+            return text, predicate if self.only_own else answer
+        others = () if self.only_own else synonyms(predicate)
+        asked = predicate if not others or chance.random() < 0.75 else chance.choice(others)
+        return synthesise(subject, asked, chance), predicate
