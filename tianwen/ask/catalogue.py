@@ -257,7 +257,7 @@ class Catalogue:
 
     def verify(self) -> State:
         """Check the database against its seal; raises KnowledgeBaseDamaged, returns the state when all is well."""
-        for attempt in range(6):
+        for attempt in range(3):
             before = read_seal(self.folder)
             with self._reading() as connection:
                 state = _checked_state(connection, self.path)
@@ -270,10 +270,10 @@ class Catalogue:
                     size, crc = checksum_of(self._file.chunks())
                     if (size, f"{crc:08x}") == seal[1:]:
                         return state
-                elif seal[0] <= state.commit <= seal[0] + 1 or attempt == 5:
+                elif seal[0] <= state.commit <= seal[0] + 1 or attempt == 2:
                     _require_integrity(connection, self.path)
                     return state
-            time.sleep(0.05 * attempt)  # a writer may be between its commit and its seal
+            time.sleep(0.02 * attempt)  # a writer may be between its commit and its seal
         raise damaged(self.path, "its checksum differs from the one recorded")
 
     @contextlib.contextmanager
