@@ -314,3 +314,34 @@ def test_a_benchmark_gets_the_options_after_its_name(run, monkeypatch, tmp_path,
     (tmp_path / "speed.py").write_text("import sys, peer\nprint(__name__, peer.NAME, sys.argv[1:])", encoding="utf-8")
     assert run("bench", "speed", "--json", "--keys", "5").stdout == "__main__ peer ['--json', '--keys', '5']\n"
     assert "peer, speed" in run("bench", "depth", exit_code=2).stderr
+
+
+def test_train_passes_its_options_on(run, kb, monkeypatch):
+    from tianwen.ask import learning
+
+    calls = []
+    monkeypatch.setattr(
+        learning, "train_ask", lambda questions, out, **options: calls.append((questions, out, options))
+    )
+    result = run("train", "ask", "--questions", "a", "--questions", "b", "--kb", kb, "--out", "m", "--steps", "7", "-q")
+    ((questions, out, options),) = calls
+    assert ([str(q) for q in questions], str(out)) == (["a", "b"], "m")
+    assert (options["settings"].steps, options["quiet"], options["kb"].info()["facts"]) == (7, True, 4)
+    assert "tianwen ask --model m" in result.stdout
+
+
+def test_eval_prints_numbers_for_people_and_programs(run, kb, monkeypatch, tmp_path):
+    from tianwen.ask import evaluation
+
+    (tmp_path / "q.tsv").write_text("Mars?\tMars\tmoons\tPhobos\n", encoding="utf-8")
+    seen = []
+
+    def evaluate_ask(asker, base, questions, *, options, progress):
+        seen.append((questions[0].subject, options.beams))
+        return {"em": 200 / 3, "in_knowledge_base": 1.0}
+
+    monkeypatch.setattr(evaluation, "evaluate_ask", evaluate_ask)
+    assert "em                 66.67\n" in run("eval", "ask", "--kb", kb, "--questions", "q.tsv").stdout
+    numbers = json.loads(run("eval", "ask", "--kb", kb, "--questions", "q.tsv", "--beams", "8", "--json").stdout)
+    assert numbers["in_knowledge_base"] == 1.0
+    assert seen == [("Mars", 4), ("Mars", 8)]

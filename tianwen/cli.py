@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from enum import Enum
 from itertools import chain
 from pathlib import Path
@@ -256,7 +257,9 @@ def train_ask(
         Path | None, typer.Option("--kb", metavar="DIR", help="Make more questions from the facts of this one.")
     ] = None,
     model: Model = None,
-    minutes: Annotated[float, typer.Option("--minutes", metavar="N", min=0.0, help="How long to train.")] = 10.0,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How long to train.")] = 600,
+    scratch: Annotated[bool, typer.Option("--scratch", help="Start from nothing instead of a trained model.")] = False,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another number, another course.")] = 0,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -269,8 +272,10 @@ def train_ask(
         raise typer.BadParameter("Give --questions FILE, --kb DIR, or both.")
     from tianwen.ask import learning
 
-    numbers = learning.train_ask(questions or [], kb=kb, out=out, start=model, minutes=minutes, quiet=quiet)
-    say(f"The model is in {out}. Ask with it: tianwen ask --model {out} ...", numbers, as_json=as_json)
+    how = learning.TrainAskSettings(steps=steps, seed=seed)
+    with nullcontext() if kb is None else open_kb(kb) as base:
+        learning.train_ask(questions or [], out, kb=base, start=model, scratch=scratch, settings=how, quiet=quiet)
+    say(f"The model is in {out}. Ask with it: tianwen ask --model {out} ...", {"model": str(out)}, as_json=as_json)
 
 
 @evaluate.command("ask")
