@@ -29,7 +29,7 @@ class Linear(nn.Linear):
 
 
 def linear(
-    x: Float[Tensor, " *rows fan_in"], weight: Float[Tensor, "fan_out fan_in"], *, relu: bool = False
+    x: Float[Tensor, " *rows fan_in"], weight: Float[Tensor, " fan_out fan_in"], *, relu: bool = False
 ) -> Float[Tensor, " *rows fan_out"]:
     """x W^T, then max(0, .) if `relu`."""
     if _inference_on_cpu(x, weight) and _onednn_works():

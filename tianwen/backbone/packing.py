@@ -8,7 +8,7 @@ Notation
 
 Sequences are sorted by length, so equal lengths stand together and each run is one attention call on a plain view
 [c, h, t, s]: no copies, no mask, no work on padding. On a CPU this beat a block-diagonal mask 4 to 14 times, padding
-inside attention 1.6 to 4 times and nested tensors 7 to 10 times (docs/posts/8998.md).
+inside attention up to 4 times and nested tensors 4 to 10 times (docs/posts/8998.md).
 """
 
 from __future__ import annotations
