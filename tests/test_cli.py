@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from tianwen import cli, terminal
 from tianwen.ask.asker import Answer, Asker
+from tianwen.ask.knowledge_base import KnowledgeBase
 from tianwen.errors import InputError
 from tianwen.text import Tokenizer
 
@@ -63,9 +65,17 @@ def run(monkeypatch, tmp_path):
     return invoke
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built")
+    (folder / "facts.tsv").write_text(FACTS, encoding="utf-8")
+    KnowledgeBase.build(folder / "facts.tsv", folder / "my.kb", tokenizer=ParrotAsker.tokenizer).close()
+    return folder / "my.kb"
+
+
 @pytest.fixture
-def kb(run):
-    run("build", "facts.tsv", "--kb", "my.kb")
+def kb(run, built, tmp_path):
+    shutil.copytree(built, tmp_path / "my.kb")
     return "my.kb"
 
 
