@@ -40,7 +40,8 @@ def test_products_depend_on_the_distance_alone() -> None:
 def test_table_grows_and_takes_any_position() -> None:
     table = RopeTable(8, 4)
     near, far, negative = torch.tensor([[2, 5]]), torch.tensor([[2, 1000]]), torch.tensor([[-3, 1]])
-    for positions in (near, far, negative, near):
+    absurd = torch.tensor([[1, 10**12]])  # a table up to there would fill the memory
+    for positions in (near, far, negative, absurd, near):
         assert torch.equal(table.rows(positions), turns_at(positions, 4))
     assert table.rows(torch.zeros(1, 0, dtype=torch.long)).shape == (1, 0, 2, 2)
     assert torch.equal(table.rows(torch.arange(3000)[None], bound=3000), turns_at(torch.arange(3000)[None], 4))

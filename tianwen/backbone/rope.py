@@ -25,8 +25,13 @@ def turns_at(
     return torch.stack([angle.cos(), angle.sin()], dim=-1).float()
 
 
+LONGEST_TABLE = 1 << 16
+
+
 class RopeTable:
-    """Turns of the positions 0 .. n-1, kept per device; it grows when a longer sequence comes.
+    """Turns of the positions 0 .. n-1, kept per device; it grows when a longer sequence comes, up to 65,536 rows.
+
+    Positions beyond that, and negative ones, are computed each time: one odd position must not fill the memory.
 
     It is not a buffer on purpose: half-precision casts of the model would blur it, and a table that grows on one
     process only would break the buffer broadcast of distributed training.
@@ -45,9 +50,9 @@ class RopeTable:
         """
         if bound is None:
             low, high = (int(p) for p in positions.aminmax()) if positions.numel() else (0, 0)
-            if low < 0:  # a table has no row for them, the rotation does
-                return turns_at(positions, self.head_size, base=self.base)
-            bound = high + 1
+            bound = LONGEST_TABLE + 1 if low < 0 else high + 1
+        if bound > LONGEST_TABLE:
+            return turns_at(positions, self.head_size, base=self.base)
         table = self._rows.get(positions.device)
         if table is None or table.shape[0] < bound:
             self._length = max(self._length, 2 ** (bound - 1).bit_length() if bound > self._length else 0)
