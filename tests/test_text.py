@@ -605,3 +605,12 @@ def test_importing_tianwen_stays_light() -> None:
     program = "import sys, tianwen; assert not {'numpy', 'torch', 'tokenizers'} & set(sys.modules); tianwen.Tokenizer"
     program += "; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_benchmark_runs_and_the_fast_path_is_fast() -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "tokenizer.py"
+    command = [sys.executable, str(script), "--json", "--rounds", "1", "--names", "2000"]
+    numbers = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert {"han_ratio", "mixed_ratio", "names_per_second"} <= set(numbers)
+    assert numbers["han_ratio"] >= 5
+    assert numbers["mixed_ratio"] >= 5
