@@ -100,24 +100,77 @@ class Search:
 
 def search(session: TreeSession, constraint: Constraint, paths: Paths, how: Search) -> Paths:
     """The best `how.keep` finished paths of each question, best first within a question (fewer if there are fewer)."""
+    advance = _best_first_round if how.exact else _beam_round
     done = paths.take(np.zeros(0, np.int64))
     frontier = paths
-    while True:
-        if how.forced_chains:
-            frontier = _follow_forced(session, constraint, frontier, how)
+    while len(frontier):
         finished = _finished(constraint, frontier.state, how)
         done = _best(done.plus(frontier.take(finished)), how.keep)
         frontier = _still_open(frontier.take(~finished), done, how)
-        if not len(frontier):
-            return done
-        chosen = _rank_within_owner(frontier) < how.beams
-        waiting = frontier.take(~chosen)  # exact search only: pruning left no others
-        grown = _expand(session, constraint, frontier.take(chosen), how)
-        frontier = grown.plus(waiting)
-        if not how.exact:
-            ended = _finished(constraint, frontier.state, how)
-            live = frontier.take(~ended)
-            frontier = frontier.take(ended).plus(live.take(_rank_within_owner(live) < how.beams))
+        if len(frontier):
+            frontier = advance(session, constraint, frontier, how)
+    return done
+
+
+def _best_first_round(session: TreeSession, constraint: Constraint, frontier: Paths, how: Search) -> Paths:
+    """Expand the best open paths of each question, whatever their length; prune nothing."""
+    if how.forced_chains:
+        frontier = _follow_forced(session, constraint, frontier, how)
+    open_paths = ~_finished(constraint, frontier.state, how)
+    chosen = np.zeros(len(frontier), bool)
+    chosen[np.flatnonzero(open_paths)] = _rank_within_owner(frontier.take(open_paths)) < how.beams
+    grown = _expand(session, constraint, frontier.take(chosen), how)
+    return grown.plus(frontier.take(~chosen))
+
+
+def _beam_round(session: TreeSession, constraint: Constraint, frontier: Paths, how: Search) -> Paths:
+    """One step of a beam search in which each question stands at a depth of its own.
+
+    All paths of a question are equally long. Where none of them forks, the step needs no model: such questions walk on
+    until they reach a fork (or an end), then all questions are expanded in one call. What is found is what a beam
+    search that calls the model for every token finds.
+    """
+    if not how.forced_chains:
+        return _pruned(constraint, _expand(session, constraint, frontier, how), how)
+    waiting = frontier.take(np.zeros(0, np.int64))
+    walking = frontier
+    ended = waiting
+    while len(walking):
+        row_ptr, token, next_state = constraint.allowed(walking.state)
+        fork = np.diff(row_ptr) > 1
+        halted = np.isin(walking.owner, walking.owner[fork])
+        waiting = waiting.plus(walking.take(halted))
+        walking, at = walking.take(~halted), row_ptr[:-1][~halted]
+        if not len(walking):
+            break
+        walking = walking.appended(token[at].astype(np.int64), next_state[at], walking.score, walking.raw)
+        over = _finished(constraint, walking.state, how)
+        ended = ended.plus(walking.take(over))
+        walking = walking.take(~over)
+    if not len(waiting):
+        return ended
+    single = _single_child(constraint, waiting)
+    forced = _step_forced(constraint, waiting.take(single))
+    grown = _expand(session, constraint, waiting.take(~single), how).plus(forced)
+    return _pruned(constraint, grown, how).plus(ended)
+
+
+def _single_child(constraint: Constraint, paths: Paths) -> np.ndarray:
+    return np.diff(constraint.allowed(paths.state)[0]) == 1
+
+
+def _step_forced(constraint: Constraint, paths: Paths) -> Paths:
+    """Each path, which has one child, one token longer; its score stays."""
+    row_ptr, token, next_state = constraint.allowed(paths.state)
+    at = row_ptr[:-1]
+    return paths.appended(token[at].astype(np.int64), next_state[at], paths.score, paths.raw)
+
+
+def _pruned(constraint: Constraint, paths: Paths, how: Search) -> Paths:
+    """The best `beams` open paths of each question, and all finished ones: an end is not forgotten for being second."""
+    over = _finished(constraint, paths.state, how)
+    still = paths.take(~over)
+    return paths.take(over).plus(still.take(_rank_within_owner(still) < how.beams))
 
 
 def _finished(constraint: Constraint, state: np.ndarray, how: Search) -> np.ndarray:
@@ -127,8 +180,9 @@ def _finished(constraint: Constraint, state: np.ndarray, how: Search) -> np.ndar
 
 
 def _rank_within_owner(paths: Paths) -> np.ndarray:
-    """0 for the best path of each question, 1 for the next ...; equal scores in the order of their tokens' creation."""
-    order = np.lexsort((-paths.score, paths.owner))
+    """0 for the best path of each question, 1 for the next ...; equal scores in the order of their last tokens."""
+    last = paths.tokens[np.arange(len(paths)), paths.length - 1]
+    order = np.lexsort((last, -paths.score, paths.owner))
     owner = paths.owner[order]
     first = np.searchsorted(owner, owner, side="left")
     rank = np.empty(len(paths), np.int64)

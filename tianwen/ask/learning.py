@@ -44,7 +44,7 @@ class TrainAskSettings:
     batch: int = 64
     learning_rate: float | None = None
     synthetic: float = 0.4
-    prior: float = 0.1
+    prior: float = 0.12
     swap: float = 0.3
     layers: int = 4
     width: int = 256
@@ -72,7 +72,7 @@ def train_ask(
     `fit_options` go to `FitSettings`. Raises InputError for unreadable files or nothing to learn from.
     """
     how = settings or TrainAskSettings()
-    read = read_questions(questions)
+    read = [q for q in read_questions(questions) if q.text.strip() and q.subject.strip() and q.predicate.strip()]
     names, predicates, only_own = _material(read, kb)
     invent = ColdStart(names, predicates, only_own=only_own).question if how.synthetic or not read else None
     asker = _from_scratch(read, names, predicates, how) if scratch else Asker.load(start)

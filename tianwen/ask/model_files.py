@@ -80,8 +80,8 @@ def load_asker(folder: Path) -> tuple[AskModel, Tokenizer, AskerSettings]:
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     if tokenizer.fingerprint != metadata["tokenizer"]:
         raise ModelError(
-            f"The tokenizer in {str(folder)!r} ({tokenizer.fingerprint}) is not the one that the model was trained with "
-            f"({metadata['tokenizer']}). Copy both files of the model again."
+            f"The tokenizer in {str(folder)!r} ({tokenizer.fingerprint}) is not the one that the model was trained "
+            f"with ({metadata['tokenizer']}). Copy both files of the model again."
         )
     config = dict(metadata["config"])
     model = AskModel(AskConfig(**{**config, "backbone": RoFormerV2Config(**config["backbone"])}))
