@@ -44,7 +44,7 @@ class ColdStart:
     def question(self, chance: random.Random) -> Question:
         """One question and the path that answers it."""
         (subject, sense), predicate = self.path(chance)
-        text, predicate = self._ask(subject, predicate, chance)
+        text, predicate = self.ask(subject, predicate, chance)
         return Question(text, subject, predicate, sense)
 
     def path(self, chance: random.Random) -> tuple[Name, str]:
@@ -63,7 +63,8 @@ class ColdStart:
             subject = " ".join(chance.choice(self.words) for _ in range(chance.choice((1, 1, 2, 2, 3))))
         return subject, sense
 
-    def _ask(self, subject: str, predicate: str, chance: random.Random) -> tuple[str, str]:
+    def ask(self, subject: str, predicate: str, chance: random.Random) -> tuple[str, str]:
+        """A question for one fact, and the predicate that answers it (perhaps a synonym, unless `only_own`)."""
         known: Paraphrase | None = self.table.get(normalised(predicate))
         if known is not None and chance.random() < 0.5:
             text, answer = ask_in_other_words(subject, known, chance)
