@@ -18,6 +18,7 @@ from tianwen.errors import InputError, MissingExtra, TrainingError
 from tianwen.optim.ema import Ema
 from tianwen.optim.schedule import constant, cosine, piecewise_linear
 from tianwen.training import FitResult, FitSettings, FromFunction, fit, load_weights
+from tianwen.training.checkpoint import Checkpoints
 
 
 def numbers(index: int, size: int = 8) -> tuple[Tensor, Tensor]:
@@ -166,9 +167,10 @@ def test_the_best_weights_are_kept_and_left(tmp_path: Path):
         return {"f1": next(scores)}
 
     model = linear()
-    result = run(tmp_path, model, evaluate=evaluate, evaluate_every=4, keep_best="f1")
+    result = run(tmp_path, model, evaluate=evaluate, evaluate_every=4, keep_best="f1", checkpoint_every=99)
     assert (result.best, result.best_step) == (0.9, 8)
     assert torch.equal(model.weight, weights[1])
+    assert Checkpoints(tmp_path).steps() == [8, 20]  # saved with the best, and at the end
     kept = load_weights(tmp_path / "best.safetensors")
     assert kept.metadata == {"step": 8, "evaluation": {"f1": 0.9}}
     assert torch.equal(kept.tensors["weight"], weights[1])

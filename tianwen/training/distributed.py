@@ -11,6 +11,7 @@ Notation
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -91,19 +92,29 @@ def local_device() -> torch.device:
 
 @contextmanager
 def joined_world(device: torch.device) -> Iterator[World]:
-    """The world that torchrun describes in the environment; a process group that was opened here is closed here."""
-    if dist.is_available() and dist.is_initialized():
-        yield World(dist.get_rank(), dist.get_world_size())
-        return
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield World()
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    """The world that torchrun describes in the environment.
+
+    A process group that is opened here stays open for the next call and is closed when the process ends: a second one
+    would meet at the same address and might read what the first left there. After an error in the block it is not
+    closed at all, because closing waits for the other processes.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            yield World()
+            return
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(_close)
     try:
         yield World(dist.get_rank(), dist.get_world_size())
-    finally:
+    except Exception:
+        atexit.unregister(_close)
+        raise
+
+
+def _close() -> None:
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 
