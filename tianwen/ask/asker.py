@@ -171,7 +171,7 @@ class Asker:
         if how.scoring == "path":
             reweigh = lookahead_reweigh(trie, ids) if how.lookahead else None
             found = search(session, trie, start, Search(keep=max(how.top, how.beams), reweigh=reweigh, **common))
-            return session, Candidates(found.owner, found.state, found.score, found.raw)
+            return session, Candidates(found.owner, found.state, found.score, found.raw, np.zeros(len(found)))
         found = search(session, trie, start, Search(keep=how.beams, until_field=1, **common))
         found = found.take(found.score > _best_of_owner(found) - IMPLAUSIBLE)
         entries = entries_below(session, trie, found, most=self.settings.most_candidates)
@@ -183,7 +183,8 @@ class Asker:
         mine = np.flatnonzero(candidates.owner == row)
         if not len(mine):
             return []
-        probability = self.settings.calibrated(candidates.score[mine])
+        evidence = candidates.subject[mine], candidates.predicate[mine]
+        probability = self.settings.calibrated(candidates.score[mine], *evidence)
         order = np.lexsort((mine, -probability))[: how.top]
         threshold = self.settings.threshold if how.threshold is None else how.threshold
         answers = []

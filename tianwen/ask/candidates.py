@@ -33,15 +33,17 @@ ROW_WIDTH = 96
 
 @dataclass(frozen=True)
 class Candidates:
-    """Scored entries: question [m], terminal state [m, ...], log-probability [m], and `raw` [m].
+    """Scored entries: question [m], terminal state [m, ...], log-probability [m], and the evidence for them.
 
-    `raw` is log p(S, P | Q) of the model alone, before tree and prior: low where the knowledge base lacks the answer.
+    `subject` [m] is log p(S | Q) and `predicate` [m] log p(P | S, Q) of the model alone, before tree and prior: low
+    where the knowledge base lacks what was asked for.
     """
 
     owner: np.ndarray
     state: State
     score: np.ndarray
-    raw: np.ndarray
+    subject: np.ndarray
+    predicate: np.ndarray
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -72,7 +74,7 @@ def with_prior(
     heads_of_path = np.searchsorted([chain.path for chain in heads], np.arange(len(found) + 1))
     score = renormalise(heads_of_path, corrected)[group] + found.score[path]
     score = score + _senses(scorer, entries, group, starts, path)
-    return Candidates(found.owner[path], entries.terminal, score, found.raw[path] + asked[group])
+    return Candidates(found.owner[path], entries.terminal, score, found.raw[path], asked[group])
 
 
 def _predicates(entries: Completions, *, end_id: int) -> tuple[np.ndarray, list[tuple[int, int, int]]]:

@@ -24,24 +24,35 @@ ARCHITECTURE = "tianwen asker 1"
 class AskerSettings:
     """What belongs to a trained asker besides its weights.
 
-    `prior_weight`: share of the prior that scoring subtracts. `temperature`: divides scores before they become
-    probabilities, fitted on held-out questions. `threshold`: "don't know" below it. `max_question`: longest question,
-    in tokens. `most_candidates`: entries of one subject scored as a whole; of larger subjects a wide beam's best.
-    `bf16`: run under autocast.
+    `prior_weight`: share of the prior that scoring subtracts. `temperature` and `evidence` (bias, weight of subject, of
+    predicate) turn scores into probabilities; see `calibrated`. `threshold`: "don't know" below it. `max_question`:
+    longest question, in tokens. `most_candidates`: entries of one subject scored as a whole; of larger subjects a wide
+    beam's best. `bf16`: run under autocast.
     """
 
     prior_weight: float = 0.8
     temperature: float = 1.0
+    evidence: tuple[float, float, float] | None = None
     threshold: float = 0.0
     max_question: int = 200
     most_candidates: int = 256
     bf16: bool = False
 
-    def calibrated(self, score: np.ndarray) -> np.ndarray:
-        """Probabilities of one question's candidates from their log scores [m]."""
+    def calibrated(self, score: np.ndarray, subject: np.ndarray, predicate: np.ndarray) -> np.ndarray:
+        """Probabilities of one question's candidates: softmax(score / T) times the chance that there is an answer.
+
+        That chance is a logistic function of how likely the model alone finds the best candidate's subject and
+        predicate (log-probabilities): a tree always has a best path, also for a question about something else.
+        """
         scaled = score / self.temperature
         weights = np.exp(scaled - scaled.max())
-        return weights / weights.sum()
+        share = weights / weights.sum()
+        if self.evidence is None:
+            return share
+        best = int(score.argmax())
+        bias, of_subject, of_predicate = self.evidence
+        logit = bias + of_subject * subject[best] + of_predicate * predicate[best]
+        return share / (1 + np.exp(-np.clip(logit, -60, 60)))
 
 
 def save_asker(
@@ -94,4 +105,6 @@ def load_asker(folder: Path) -> tuple[AskModel, Tokenizer, AskerSettings]:
 
 def _known(settings: dict[str, Any]) -> dict[str, Any]:
     names = {field.name for field in fields(AskerSettings)}
-    return {name: value for name, value in settings.items() if name in names}
+    known = {name: value for name, value in settings.items() if name in names}
+    evidence = known.get("evidence")
+    return known | {"evidence": None if evidence is None else tuple(evidence)}

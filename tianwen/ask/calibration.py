@@ -1,0 +1,127 @@
+"""Make stated probabilities true: fit the temperature and the weight of the evidence on questions with known answers.
+
+Post: 8802 (what readers ask for: "don't know" when unsure). Guo et al., On Calibration of Modern Neural Networks, 2017.
+
+Every question is seen three times: as it is; as if the knowledge base lacked its predicate (the right answers are taken
+out of the candidates); as if it lacked its subject. The first answer is then right or wrong, and its probability
+
+    p = softmax(score / T)[best] * sigmoid(b + w_s log p(S | Q) + w_p log p(P | S, Q))
+
+is fitted to that by maximum likelihood over T, b, w_s, w_p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tianwen.ask.asker import Asker, AskOptions
+from tianwen.ask.metrics import calibration_error, normalised
+from tianwen.ask.model_files import AskerSettings
+from tianwen.ask.questions import Question
+
+if TYPE_CHECKING:
+    from tianwen.ask.knowledge_base import KnowledgeBase
+    from tianwen.ask.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One question's candidates: score, subject, predicate [m] (log-probabilities), and which are right [m]."""
+
+    score: np.ndarray
+    subject: np.ndarray
+    predicate: np.ndarray
+    right: np.ndarray
+
+    def without(self, gone: np.ndarray) -> Scored:
+        """The candidates that are not gone."""
+        return Scored(self.score[~gone], self.subject[~gone], self.predicate[~gone], self.right[~gone])
+
+
+def calibrate(
+    asker: Asker,
+    kb: KnowledgeBase,
+    questions: Sequence[Question],
+    *,
+    options: AskOptions | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[AskerSettings, dict[str, float]]:
+    """The asker's settings with fitted temperature and evidence, and the calibration error before and after."""
+    rows: list[Scored] = []
+    for scored in _scored(asker, kb.snapshot(), questions, options or AskOptions()):
+        rows.extend(scored)
+        if progress is not None:
+            progress(len(rows) // 3, len(questions))
+    rows = [row for row in rows if len(row.score)]
+    settings = _fitted(rows, asker.settings)
+    before, after = (_error(rows, s) for s in (replace(asker.settings, evidence=None, temperature=1.0), settings))
+    return settings, {"calibration_error_before": before, "calibration_error_after": after}
+
+
+def _scored(
+    asker: Asker, snapshot: Snapshot, questions: Sequence[Question], how: AskOptions, *, batch: int = 32
+) -> Iterator[list[Scored]]:
+    """Three views of each question of a batch."""
+    for start in range(0, len(questions), batch):
+        part = questions[start : start + batch]
+        with torch.inference_mode():
+            _, found = asker.candidates([asker.question_ids(question.text) for question in part], snapshot, how)
+        views = []
+        for row, question in enumerate(part):
+            mine = np.flatnonzero(found.owner == row)
+            facts = [snapshot.facts(found.state[i])[0] for i in mine]
+            wanted = {normalised(text) for text in question.objects}
+            right = np.array([normalised(fact.object) in wanted for fact in facts], bool)
+            named = np.array([normalised(fact.subject) == normalised(question.subject) for fact in facts], bool)
+            asked = np.array([normalised(fact.predicate) == normalised(question.predicate) for fact in facts], bool)
+            whole = Scored(found.score[mine], found.subject[mine], found.predicate[mine], right)
+            views += [whole, whole.without(right | (named & asked)), whole.without(named)]
+        yield views
+
+
+def _fitted(rows: Sequence[Scored], settings: AskerSettings) -> AskerSettings:
+    """Maximum likelihood over log T, b, w_s, w_p with LBFGS; weights of evidence are kept from being negative."""
+    width = max(len(row.score) for row in rows)
+    scores = torch.full((len(rows), width), -torch.inf, dtype=torch.float64)
+    for i, row in enumerate(rows):
+        scores[i, : len(row.score)] = torch.from_numpy(row.score - row.score.max())
+    best = [int(row.score.argmax()) for row in rows]
+    subject = torch.tensor([row.subject[i] for row, i in zip(rows, best, strict=True)], dtype=torch.float64)
+    predicate = torch.tensor([row.predicate[i] for row, i in zip(rows, best, strict=True)], dtype=torch.float64)
+    right = torch.tensor([float(row.right[i]) for row, i in zip(rows, best, strict=True)], dtype=torch.float64)
+    parameters = torch.tensor([0.0, 2.0, 0.3, 0.3], dtype=torch.float64, requires_grad=True)
+
+    def negative_log_likelihood() -> torch.Tensor:
+        log_temperature, bias, of_subject, of_predicate = parameters
+        share = torch.log_softmax(scores / log_temperature.exp(), dim=-1).max(dim=-1).values
+        logit = bias + of_subject.clamp(min=0) * subject + of_predicate.clamp(min=0) * predicate
+        log_p = (share + torch.nn.functional.logsigmoid(logit)).clamp(min=-30)
+        log_q = torch.log1p(-log_p.exp().clamp(max=1 - 1e-9))
+        return -(right * log_p + (1 - right) * log_q).mean()
+
+    optimiser = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        loss = negative_log_likelihood()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    log_temperature, bias, of_subject, of_predicate = parameters.detach().tolist()
+    evidence = (bias, max(0.0, of_subject), max(0.0, of_predicate))
+    return replace(settings, temperature=float(np.exp(log_temperature)), evidence=evidence)
+
+
+def _error(rows: Sequence[Scored], settings: AskerSettings) -> float:
+    probability, right = [], []
+    for row in rows:
+        p = settings.calibrated(row.score, row.subject, row.predicate)
+        probability.append(float(p.max()))
+        right.append(bool(row.right[int(p.argmax())]))
+    return calibration_error(probability, right)
