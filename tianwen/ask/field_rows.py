@@ -76,7 +76,7 @@ def symbol(tree, row, phase, depth):
     return name_token(tree, np.int64(tree.name_ptr[name_of(tree, row, phase)]) + depth)
 
 
-@inlined
+@filling_kernel
 def first_above(tree, phase, depth, low, high, wanted):
     """The first row of low .. high - 1 whose token at `depth` is above `wanted`, or high: doubling, then halving."""
     step = np.int64(1)
@@ -99,7 +99,7 @@ def behind_name(tree, phase, depth, count, token):
     return pack(phase + 1, np.int64(0), count) if token == tree.end_id else pack(phase, depth + 1, count)
 
 
-@inlined
+@filling_kernel
 def behind_node(tree, node):
     """(where, what) at a node of the subject tree: a leaf opens the rows of its subject."""
     if token_of(tree, node) != tree.end_id:
@@ -125,11 +125,13 @@ def children(tree, state, row_ptr, out_token, out_state):
                 out_token[at] = token_of(tree, node)
                 out_state[at, 0], out_state[at, 1] = behind_node(tree, node)
                 at += 1
+        elif count == 1 and phase < 3 and not fill:
+            at += 1
         elif phase == 1 or phase == 2:
             row, stop = where, where + count
             while row < stop:
                 token = symbol(tree, row, phase, depth)
-                following = first_above(tree, phase, depth, row, stop, token)
+                following = stop if row + 1 == stop else first_above(tree, phase, depth, row, stop, token)
                 if fill:
                     out_token[at] = token
                     out_state[at, 0] = row
@@ -147,6 +149,9 @@ def step(tree, where, what, token):
         node = child(tree, where, token)
         if node >= 0:
             return behind_node(tree, node)
+    elif count == 1 and phase < 3:
+        if symbol(tree, where, phase, depth) == token:
+            return where, behind_name(tree, phase, depth, count, token)
     elif phase == 1 or phase == 2:
         low = first_above(tree, phase, depth, where, where + count, token - 1)
         high = first_above(tree, phase, depth, low, where + count, token)
@@ -175,7 +180,7 @@ def rows_below(tree, state, low, high):
             low[i], high[i] = state[i, 0], state[i, 0] + count
 
 
-@inlined
+@filling_kernel
 def copy_name(tree, row, phase, depth, out_token, at):
     """Write a row's predicate or sense from `depth` on if there is room for tokens at all; the place behind it."""
     name = name_of(tree, row, phase)

@@ -151,14 +151,22 @@ class FieldedTrie:
     def completions(self, state: State, *, limit: int, dead: Int64[np.ndarray, " d"] = NONE) -> Completions:
         """The first `limit` entries below each state, without those whose key rows are in `dead` (ascending)."""
         owner_ptr, cut = level_order.shares(*self.rows(state), limit, dead)
-        node = np.where(state[:, 1] == 0, state[:, 0], -1)  # of the states that are still inside their subject
-        heads = self._subjects.completions(node, limit=limit, dead=self._dead_subjects(dead))
+        heads = self._subjects_below(state, limit, dead)
         terminal, token_ptr = np.empty((owner_ptr[-1], 2), np.int64), np.zeros(owner_ptr[-1] + 1, np.int64)
         out = Completions(owner_ptr, terminal, token_ptr, np.empty(0, np.int32), cut)
         field_rows.enumerate_below(self.tree, state, heads, dead, out)
         out = out._replace(tokens=np.empty(token_ptr[-1], np.int32))
         field_rows.enumerate_below(self.tree, state, heads, dead, out)
         return out
+
+    def _subjects_below(self, state: State, limit: int, dead: Int64[np.ndarray, " d"]) -> Completions:
+        """The subjects below each state that is still inside its subject, none for the others."""
+        inside = state[:, 1] == 0
+        if not inside.any():
+            zeros = np.zeros(len(state) + 1, np.int64)
+            return Completions(zeros, NONE, zeros[:1], np.empty(0, np.int32), inside)
+        node = np.where(inside, state[:, 0], -1)
+        return self._subjects.completions(node, limit=limit, dead=self._dead_subjects(dead))
 
     def _dead_subjects(self, dead: Int64[np.ndarray, " d"]) -> Int64[np.ndarray, " subjects"]:
         """The subjects all of whose rows are dead."""

@@ -124,7 +124,7 @@ def first_of(tree, node):
     return joined(tree.first_child, tree.first_child_high, node, 32)
 
 
-@inlined
+@filling_kernel
 def child(tree, node, wanted):
     """The child of `node` by the token `wanted`, -1 if there is none."""
     low, stop = first_of(tree, node), first_of(tree, node + 1)
@@ -138,7 +138,7 @@ def child(tree, node, wanted):
     return low if low < stop and token_of(tree, low) == wanted else np.int64(-1)
 
 
-@inlined
+@filling_kernel
 def row_of_leaf(tree, leaf):
     """Key row of a leaf: leaves before its block, plus those before it in the block."""
     rank = np.int64(tree.leaf_rank[leaf // BLOCK])
@@ -147,7 +147,7 @@ def row_of_leaf(tree, leaf):
     return np.int64(tree.leaf_row[rank])
 
 
-@inlined
+@filling_kernel
 def row_range(tree, node):
     """The key rows below a node, from its leftmost leaf to its rightmost one; none below the root of an empty tree."""
     if node < 0 or len(tree.leaf_row) == 0:

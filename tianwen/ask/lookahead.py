@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float64, Int, Int64
+from jaxtyping import Float64, Int, Int32, Int64
 
-from tianwen.ask.level_order import Completions
+from tianwen.ask.level_order import NONE, Completions
 from tianwen.ask.ragged import filling_kernel, inlined, pointers, slots
 from tianwen.ask.trie import Constraint, State
 
@@ -32,7 +32,7 @@ class Ragged(NamedTuple):
     """Token sequences end to end."""
 
     row_ptr: Int64[np.ndarray, " n+1"]
-    tokens: Int64[np.ndarray, " t"]
+    tokens: Int32[np.ndarray, " t"]
 
 
 class Questions(NamedTuple):
@@ -81,8 +81,8 @@ def lookahead_reweigh(
             below = constraint.completions(next_state[child], limit=limit)
             length = paths.length[chosen]
             read = np.arange(paths.tokens.shape[1]) < length[:, None]  # [chosen, width]
-            prefix = Ragged(pointers(length), paths.tokens[chosen][read].astype(np.int64))
-            children = Ragged(child_ptr, token[child].astype(np.int64))
+            prefix = Ragged(pointers(length), paths.tokens[chosen][read].astype(np.int32))
+            children = Ragged(child_ptr, token[child])
             divisor[child] = lookahead_weights(positions, paths.owner[chosen], prefix, children, below)
         return divisor
 
@@ -116,32 +116,34 @@ def lookahead_weights(
     """
     weight = np.ones(len(children.tokens))
     columns = np.empty((3, questions.places.shape[1]), np.int64)  # [3, words]
+    below = below._replace(terminal=NONE)  # of one type, whatever the states are
     _weigh(questions, np.asarray(owner, np.int64), (prefix, children, below), columns, weight)
     return weight
 
 
-@inlined
-def _read(questions, question, token, column):
-    """Move the column over one token of the entry."""
-    low, high = questions.ptr[question], questions.ptr[question + 1]
-    last = high
-    while low < high:
-        middle = (low + high) >> 1
-        if questions.token[middle] < token:
-            low = middle + 1
-        else:
-            high = middle
-    if low == last or questions.token[low] != token:
-        return  # U = 0: nothing moves
-    carry = np.int64(0)
-    for word in range(len(column)):
-        used = column[word] & questions.places[low, word]
-        total = column[word] + used + carry
-        carry = total >> BITS
-        column[word] = (total & FULL) | (column[word] & ~used)
+@filling_kernel
+def _read(questions, question, tokens, span, column):
+    """Move the column over the tokens span[0] .. span[1] - 1 of an entry."""
+    for at in range(span[0], span[1]):
+        low, stop = questions.ptr[question], questions.ptr[question + 1]
+        high = stop
+        while low < high:
+            middle = (low + high) >> 1
+            if questions.token[middle] < tokens[at]:
+                low = middle + 1
+            else:
+                high = middle
+        if low == stop or questions.token[low] != tokens[at]:
+            continue  # U = 0: nothing moves
+        carry = np.int64(0)
+        for word in range(len(column)):
+            used = column[word] & questions.places[low, word]
+            total = column[word] + used + carry
+            carry = total >> BITS
+            column[word] = (total & FULL) | (column[word] & ~used)
 
 
-@inlined
+@filling_kernel
 def _lcs(column, length):
     """Zeros among the first `length` bits: the length of the longest common subsequence so far."""
     found = np.int64(0)
@@ -168,14 +170,12 @@ def _weigh(questions, owner, batch, columns, weight):
         question, length = owner[row], questions.length[owner[row]]
         for word in range(len(start)):
             start[word] = FULL
-        for at in range(prefix.row_ptr[row], prefix.row_ptr[row + 1]):
-            _read(questions, question, prefix.tokens[at], start)
+        _read(questions, question, prefix.tokens, (prefix.row_ptr[row], prefix.row_ptr[row + 1]), start)
         before = _lcs(start, length)
         for child in range(children.row_ptr[row], children.row_ptr[row + 1]):
             _copy(start, behind)
-            _read(questions, question, children.tokens[child], behind)
+            _read(questions, question, children.tokens, (child, np.int64(child + 1)), behind)
             for entry in range(below.owner_ptr[child], below.owner_ptr[child + 1]):
                 _copy(behind, column)
-                for at in range(below.token_ptr[entry], below.token_ptr[entry + 1]):
-                    _read(questions, question, np.int64(below.tokens[at]), column)
+                _read(questions, question, below.tokens, (below.token_ptr[entry], below.token_ptr[entry + 1]), column)
                 weight[child] = max(weight[child], _lcs(column, length) - before + 1.0)
