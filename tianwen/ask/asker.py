@@ -30,8 +30,11 @@ from tianwen.ask.speculation import speculate
 from tianwen.errors import InputError
 from tianwen.text import Tokenizer
 
-IMPLAUSIBLE = 7.0
-"""Subjects this far below the best in log-probability (1/1000) are not looked into."""
+IMPLAUSIBLE = 5.0
+"""Subjects this far below the best in log-probability (1 in 150) are not looked into."""
+
+PATIENCE = 24
+"""Best-first expansions of a question before its search goes on as a beam."""
 
 BUNDLED = Path(__file__).parent.parent / "models" / "asker"
 
@@ -53,13 +56,14 @@ class Answer:
 class AskOptions:
     """How to answer.
 
-    `top` answers a question; `beams` subjects followed; `threshold` below which an answer is marked as not known
-    (None: the model's own); `prior_weight` None: the model's own.
+    `top` answers a question; `beams` subjects followed. `search`: auto is best-first with an end to its patience (for
+    `scoring="path"` a beam); beam prunes at every step; exact proves that nothing scores higher. `threshold`: below it
+    an answer is marked as not known (None: the model's own). `prior_weight` None: the model's own.
     """
 
     top: int = 1
     beams: int = 4
-    search: Literal["beam", "exact"] = "beam"
+    search: Literal["auto", "beam", "exact"] = "auto"
     scoring: Literal["prior", "path"] = "prior"
     lookahead: bool = True
     threshold: float | None = None
@@ -167,12 +171,17 @@ class Asker:
         if how.speculate:
             speculate(session, trie, [question[1:-1] for question in ids])
         start = Paths.start(session, trie)
-        common = {"beams": how.beams, "exact": how.search == "exact", "forced_chains": how.forced_chains}
+        exact = how.search == "exact" or (how.search == "auto" and how.scoring == "prior")
+        beams = 1 if exact else how.beams  # one expansion a question and round: the fewest model calls
+        common = {"beams": beams, "exact": exact, "forced_chains": how.forced_chains}
         if how.scoring == "path":
             reweigh = lookahead_reweigh(trie, ids) if how.lookahead else None
             found = search(session, trie, start, Search(keep=max(how.top, how.beams), reweigh=reweigh, **common))
             return session, Candidates(found.owner, found.state, found.score, found.raw, np.zeros(len(found)))
-        found = search(session, trie, start, Search(keep=how.beams, until_field=1, **common))
+        rounds = PATIENCE if how.search == "auto" else None
+        found = search(
+            session, trie, start, Search(keep=how.beams, until_field=1, within=IMPLAUSIBLE, rounds=rounds, **common)
+        )
         found = found.take(found.score > _best_of_owner(found) - IMPLAUSIBLE)
         entries = entries_below(session, trie, found, most=self.settings.most_candidates)
         prompts = [self._framed(found.chain(row)[:-1]) for row in range(len(found))]

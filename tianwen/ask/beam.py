@@ -84,10 +84,13 @@ class Paths:
 class Search:
     """How to search.
 
-    `beams` paths a question are expanded in each round; `exact` keeps the others open instead of pruning them.
+    `beams` paths a question are kept, and expanded in each round. `exact`: best first instead, `beams` expansions a
+    round, nothing pruned; after `rounds` of them (None: never) it goes on as a beam of `keep`, so that a question about
+    nothing in the catalogue ends too.
     `until_field` stops a path once that many fields are complete (None: at the end of the entry).
     `forced_chains=False` feeds forced tokens one call each: slower, the same result.
-    `keep` finished paths are wanted for each question.
+    `keep` finished paths are wanted for each question; open paths less likely than the best finished one by more than
+    `within` (log-probability) are given up.
     """
 
     beams: int = 4
@@ -96,14 +99,20 @@ class Search:
     until_field: int | None = None
     forced_chains: bool = True
     reweigh: Reweigh | None = None
+    within: float = np.inf
+    rounds: int | None = None
 
 
 def search(session: TreeSession, constraint: Constraint, paths: Paths, how: Search) -> Paths:
     """The best `how.keep` finished paths of each question, best first within a question (fewer if there are fewer)."""
     advance = _best_first_round if how.exact else _beam_round
     done = paths.take(np.zeros(0, np.int64))
-    frontier = paths
+    frontier, rounds = paths, 0
     while len(frontier):
+        if how.exact and rounds == how.rounds:
+            how, advance = replace(how, exact=False, beams=how.keep), _beam_round
+            frontier = _pruned(constraint, frontier, how)
+        rounds += 1
         finished = _finished(constraint, frontier.state, how)
         done = _best(done.plus(frontier.take(finished)), how.keep)
         frontier = _still_open(frontier.take(~finished), done, how)
@@ -196,7 +205,7 @@ def _best(paths: Paths, keep: int) -> Paths:
 
 
 def _still_open(frontier: Paths, done: Paths, how: Search) -> Paths:
-    """Drop open paths that can no longer enter the best `keep` finished ones: scores never rise."""
+    """Drop open paths that cannot enter the best `keep` finished ones any more (scores never rise) or are hopeless."""
     if not len(done) or not len(frontier):
         return frontier
     count = np.bincount(done.owner, minlength=int(frontier.owner.max()) + 1)
@@ -205,6 +214,9 @@ def _still_open(frontier: Paths, done: Paths, how: Search) -> Paths:
     lowest = np.full(len(count), np.inf)
     np.minimum.at(lowest, done.owner, done.score)
     worst[full] = lowest[full]
+    best = np.full(len(count), -np.inf)
+    np.maximum.at(best, done.owner, done.score)
+    worst = np.maximum(worst, best - how.within)
     return frontier.take(frontier.score > worst[frontier.owner])
 
 

@@ -27,7 +27,7 @@ from tianwen.ask.ragged import pointers
 from tianwen.ask.session import Chunks, TreeSession
 from tianwen.ask.trie import Completions, State
 
-ROW_WIDTH = 96
+ROW_WIDTH = 48
 """Tokens of one row when candidates are scored: wide rows share one copy of the question's cache."""
 
 
