@@ -70,6 +70,7 @@ app.add_typer(evaluate, name="eval")
 
 
 class Search(str, Enum):
+    auto = "auto"
     beam = "beam"
     exact = "exact"
 
@@ -89,7 +90,12 @@ Format = Annotated[
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse everything when one line cannot be read.")]
 Top = Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many answers to show.")]
 Beams = Annotated[int, typer.Option("--beams", metavar="N", min=1, help="How many paths to follow at once.")]
-How = Annotated[Search, typer.Option("--search", help="beam is fast; exact proves that no path scores higher.")]
+How = Annotated[
+    Search,
+    typer.Option(
+        "--search", help="auto: best first, with an end; beam: pruned; exact: proves that nothing scores higher."
+    ),
+]
 Threshold = Annotated[
     float | None,
     typer.Option("--threshold", metavar="P", min=0.0, max=1.0, help="Below this probability say: I don't know."),
@@ -104,7 +110,7 @@ def ask(
     ] = None,
     top: Top = 1,
     beams: Beams = 4,
-    search: How = Search.beam,
+    search: How = Search.auto,
     threshold: Threshold = None,
     model: Model = None,
     quiet: Quiet = False,
@@ -286,17 +292,24 @@ def evaluate_ask(
         typer.Option("--questions", metavar="FILE", help="Questions with answers; may be given several times."),
     ],
     beams: Beams = 4,
-    search: How = Search.beam,
+    search: How = Search.auto,
     threshold: Threshold = None,
     model: Model = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="First fit the probabilities of --model to these questions; saved in it."),
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Ask questions whose answers are known, and count the right ones.
 
-    The numbers are those of KgCLUE, how well the probabilities fit, how often the model was called, and how fast.
+    The numbers are those of KgCLUE, how well the probabilities fit, how often the model was called, how fast it was,
+    and what share is answered, and right, at each threshold.
     """
-    from tianwen.ask import evaluation
+    if calibrate and model is None:
+        raise typer.BadParameter("--calibrate changes a model of your own: name it with --model.")
+    from tianwen.ask import calibration, evaluation
     from tianwen.ask.asker import Asker, AskOptions
     from tianwen.ask.questions import read_questions
     from tianwen.terminal import progress
@@ -304,7 +317,10 @@ def evaluate_ask(
     known = read_questions(questions)
     options = AskOptions(beams=beams, search=search.value, threshold=threshold)
     with open_kb(kb) as base, progress("Asking", quiet=quiet) as bar:
-        numbers = evaluation.evaluate_ask(Asker.load(model), base, known, options=options, progress=bar)
+        asker = Asker.load(model)
+        if calibrate and model is not None:
+            asker = calibration.calibrated_in_place(asker, model, base, known, options=options, progress=bar)
+        numbers = evaluation.evaluate_ask(asker, base, known, options=options, progress=bar)
     say(table(numbers), numbers, as_json=as_json)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 
 from tianwen.ask.asker import Asker, AskOptions
 from tianwen.ask.metrics import calibration_error, normalised
-from tianwen.ask.model_files import AskerSettings
+from tianwen.ask.model_files import AskerSettings, replace_settings
 from tianwen.ask.questions import Question
 
 if TYPE_CHECKING:
@@ -61,6 +62,21 @@ def calibrate(
     settings = _fitted(rows, asker.settings)
     before, after = (_error(rows, s) for s in (replace(asker.settings, evidence=None, temperature=1.0), settings))
     return settings, {"calibration_error_before": before, "calibration_error_after": after}
+
+
+def calibrated_in_place(
+    asker: Asker,
+    folder: Path,
+    kb: KnowledgeBase,
+    questions: Sequence[Question],
+    *,
+    options: AskOptions | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Asker:
+    """Fit the asker's probabilities, and write its settings into its folder; the weights stay as they are stored."""
+    settings, _ = calibrate(asker, kb, questions, options=options, progress=progress)
+    replace_settings(folder, settings)
+    return Asker(asker.model, asker.tokenizer, settings)
 
 
 def _scored(

@@ -13,7 +13,7 @@ import numpy as np
 
 from tianwen.ask.seq2seq import AskConfig, AskModel
 from tianwen.backbone.roformer_v2 import RoFormerV2Config
-from tianwen.errors import ModelError
+from tianwen.errors import InputError, ModelError
 from tianwen.text import Tokenizer
 from tianwen.training.weights import load_weights, save_weights
 
@@ -37,6 +37,15 @@ class AskerSettings:
     max_question: int = 200
     most_candidates: int = 256
     bf16: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.temperature > 0 and 0 <= self.threshold <= 1 and np.isfinite(self.prior_weight)):
+            raise InputError(
+                "An asker's temperature is above 0, its threshold from 0 to 1 and its prior_weight finite; "
+                f"given was {self}."
+            )
+        if min(self.max_question, self.most_candidates) < 1:
+            raise InputError(f"An asker reads at least 1 token and scores at least 1 candidate; given was {self}.")
 
     def calibrated(self, score: np.ndarray, subject: np.ndarray, predicate: np.ndarray) -> np.ndarray:
         """Probabilities of one question's candidates: softmax(score / T) times the chance that there is an answer.
@@ -73,6 +82,13 @@ def save_asker(
         "tokenizer": tokenizer.fingerprint,
     }
     save_weights(folder / "model.safetensors", model.state_dict(), metadata, storage=storage)
+
+
+def replace_settings(folder: Path, settings: AskerSettings) -> None:
+    """Write other settings into a saved asker; what is stored as int8 or fp16 comes back to the same bytes."""
+    file = folder / "model.safetensors"
+    weights = load_weights(file)
+    save_weights(file, weights.tensors, weights.metadata | {"settings": asdict(settings)}, storage=weights.storage)
 
 
 def load_asker(folder: Path) -> tuple[AskModel, Tokenizer, AskerSettings]:
