@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tianwen.ask.metrics import normalised
 from tianwen.ask.paraphrases import Paraphrase, ask_in_other_words, predicates_of, read_paraphrases
@@ -34,6 +35,9 @@ class ColdStart:
         self.predicates = list(predicates)
         self.only_own = only_own
         self.table = read_paraphrases()
+        if only_own:  # a name that is another predicate of this knowledge base does not ask for this one
+            own = {normalised(predicate) for predicate in predicates}
+            self.table = {name: _without(entry, own) for name, entry in self.table.items()}
         families = [name for family in load_patterns("zh").families for name in family.names]
         self.listed = list(dict.fromkeys(predicates_of(self.table.values()) + families))
         self.english = [name for family in load_patterns("en").families for name in family.names]
@@ -72,3 +76,8 @@ class ColdStart:
         others = () if self.only_own else synonyms(predicate)
         asked = predicate if not others or chance.random() < 0.75 else chance.choice(others)
         return synthesise(subject, asked, chance), predicate
+
+
+def _without(entry: Paraphrase, names: set[str]) -> Paraphrase:
+    """The paraphrase without those synonyms."""
+    return replace(entry, synonyms=tuple(name for name in entry.synonyms if normalised(name) not in names))

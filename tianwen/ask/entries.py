@@ -7,6 +7,8 @@ nothing depends on the order of the facts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from tianwen.ask.beam import Paths, Search, search
@@ -19,14 +21,15 @@ WIDE = 48
 
 
 def entries_below(session: TreeSession, constraint: Constraint, found: Paths, *, most: int) -> Completions:
-    """The entries of each path in `found`: all of them up to `most`, else those of a wide beam."""
+    """The entries of each path in `found`, in key order: all of them up to `most`, else those of a wide beam."""
     all_of = constraint.completions(found.state, limit=most)
     if not all_of.cut.any():
         return all_of
-    parts = [
-        _by_beam(session, constraint, found.take(np.array([row]))) if all_of.cut[row] else _only(all_of, row)
-        for row in range(len(found))
-    ]
+    parts = [_only(all_of, row) for row in range(len(found))]
+    for rows in _one_a_question(found.owner, np.flatnonzero(all_of.cut)):
+        ended = search(session, constraint, found.take(rows), Search(beams=WIDE, keep=WIDE))
+        for row in rows.tolist():
+            parts[row] = _listed(ended.take(ended.owner == found.owner[row]), start=int(found.length[row]))
     counts = np.array([len(part.terminal) for part in parts], np.int64)
     lengths = np.concatenate([np.diff(part.token_ptr) for part in parts])
     return Completions(
@@ -46,10 +49,21 @@ def _only(completions: Completions, row: int) -> Completions:
     return Completions(count, completions.terminal[index], token_ptr, completions.tokens[at], np.zeros(1, bool))
 
 
-def _by_beam(session: TreeSession, constraint: Constraint, path: Paths) -> Completions:
-    """What a wide beam finds below one subject."""
-    ended = search(session, constraint, path, Search(beams=WIDE, keep=WIDE))
-    tails = [ended.chain(row)[int(path.length[0]) :].astype(np.int32) for row in range(len(ended))]
-    lengths = np.array([len(tail) for tail in tails], np.int64)
-    count = np.array([0, len(tails)])
-    return Completions(count, ended.state, pointers(lengths), np.concatenate(tails), np.zeros(1, bool))
+def _one_a_question(owner: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows in groups where each question comes once: one search for a group, and no two paths of it compete.
+
+    A search for each row alone would widen the session of the whole batch at every step of every one of them.
+    """
+    while len(rows):
+        _, first = np.unique(owner[rows], return_index=True)
+        yield rows[first]
+        rows = np.delete(rows, first)
+
+
+def _listed(ended: Paths, *, start: int) -> Completions:
+    """Finished paths as completions of their first `start` tokens: sorted by key, as the tree lists them."""
+    tails = [ended.chain(row)[start:].astype(np.int32) for row in range(len(ended))]
+    order = sorted(range(len(tails)), key=lambda row: tails[row].tolist())
+    lengths = np.array([len(tails[row]) for row in order], np.int64)
+    tokens = np.concatenate([tails[row] for row in order])
+    return Completions(np.array([0, len(order)]), ended.state[order], pointers(lengths), tokens, np.zeros(1, bool))

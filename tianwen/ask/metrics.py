@@ -37,10 +37,15 @@ def f1(predicted: str, right: str) -> float:
 
 
 def calibration_error(probability: Sequence[float], right: Sequence[bool], *, bins: int = 15) -> float:
-    """ECE over `bins` equally full bins; 0 for no answers."""
+    """ECE over `bins` equally full bins; 0 for no answers.
+
+    Equal probabilities share their hits: which of them falls into which bin must not depend on the order given.
+    """
     p, hit = np.asarray(probability, float), np.asarray(right, float)
     if not len(p):
         return 0.0
+    _, same, count = np.unique(p, return_inverse=True, return_counts=True)
+    hit = (np.bincount(same, weights=hit) / count)[same]
     order = np.argsort(p, kind="stable")
     parts = np.array_split(order, min(bins, len(p)))
     return float(sum(abs(p[part].mean() - hit[part].mean()) * len(part) for part in parts) / len(p))

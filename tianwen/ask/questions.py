@@ -17,6 +17,7 @@ from tianwen.ask.facts import split_sense
 from tianwen.errors import InputError
 
 _NLPCC_LINE = re.compile(r"<(question|triple|answer) id=\d+>\s*(.*)", re.DOTALL)
+_JSON = re.compile(r"\[?\s*\{")  # JSON lines, or an array, which is refused with a sentence about JSON
 _HALF_WIDTH_SENSE = re.compile(r"(.+?)\((.+)\)\Z", re.DOTALL)
 _HAN = re.compile("[\u3400-\u9fff]")
 
@@ -44,10 +45,10 @@ def _read(path: Path) -> Iterator[Question]:
         raise InputError(f"There is no question file {str(path)!r}.") from error
     except (UnicodeDecodeError, OSError) as error:
         raise InputError(f"The question file {str(path)!r} cannot be read as UTF-8 text: {error}.") from error
-    start = text.lstrip()[:1]
-    if start == "<":
+    start = text.lstrip()
+    if _NLPCC_LINE.match(start):  # a question may itself begin with "<"
         return _nlpcc(text)
-    return _json_lines(path, text) if start == "{" else _tab_separated(path, text)
+    return _json_lines(path, text) if _JSON.match(start) else _tab_separated(path, text)
 
 
 def _of_triple(question: str, triple: list[str]) -> Question:
@@ -66,14 +67,23 @@ def _json_lines(path: Path, text: str) -> Iterator[Question]:
                 answer = record.get("answer", ())
                 subject, sense = split_sense(record["subject"])
                 objects = (answer,) if isinstance(answer, str) else tuple(answer)
-                yield Question(record["question"], subject, record["predicate"], record.get("sense", sense), objects)
-                continue
-            yield _of_triple(record["question"], [part.strip() for part in record["answer"].split("|||")])
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+                read = Question(record["question"], subject, record["predicate"], record.get("sense", sense), objects)
+            else:
+                read = _of_triple(record["question"], [part.strip() for part in record["answer"].split("|||", 2)])
+            _require_texts(read)
+            yield read
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             raise InputError(
                 f"{path}, line {number}: a question is a JSON object with `question` and either `answer` "
                 f'("subject ||| predicate ||| object") or `subject`, `predicate`, `answer`; this one is not: {error!r}.'
             ) from error
+
+
+def _require_texts(read: Question) -> None:
+    texts = (read.text, read.subject, read.predicate, read.sense, *read.objects)
+    odd = [text for text in texts if not isinstance(text, str)]
+    if odd:
+        raise TypeError(f"{odd[0]!r} is no text")
 
 
 def _nlpcc(text: str) -> Iterator[Question]:
