@@ -43,7 +43,7 @@ class TrainAskSettings:
     steps: int = 600
     batch: int = 64
     learning_rate: float | None = None
-    synthetic: float = 0.4
+    synthetic: float = 0.45
     prior: float = 0.12
     swap: float = 0.3
     layers: int = 4
