@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ import torch
 from tianwen.ask.beam import Paths, Search, search
 from tianwen.ask.candidates import Candidates, with_prior
 from tianwen.ask.entries import entries_below
+from tianwen.ask.facts import Fact
 from tianwen.ask.knowledge_base import KnowledgeBase
 from tianwen.ask.lookahead import lookahead_reweigh
 from tianwen.ask.model_files import AskerSettings, load_asker, save_asker
@@ -27,7 +28,7 @@ from tianwen.ask.seq2seq import AskModel
 from tianwen.ask.session import TreeSession
 from tianwen.ask.snapshot import Snapshot
 from tianwen.ask.speculation import speculate
-from tianwen.errors import InputError
+from tianwen.errors import InputError, ModelError
 from tianwen.text import Tokenizer
 
 IMPLAUSIBLE = 5.0
@@ -35,6 +36,9 @@ IMPLAUSIBLE = 5.0
 
 PATIENCE = 24
 """Best-first expansions of a question before its search goes on as a beam."""
+
+SearchKind = Literal["auto", "beam", "exact"]
+Scoring = Literal["prior", "path"]
 
 BUNDLED = Path(__file__).parent.parent / "models" / "asker"
 
@@ -63,13 +67,21 @@ class AskOptions:
 
     top: int = 1
     beams: int = 4
-    search: Literal["auto", "beam", "exact"] = "auto"
-    scoring: Literal["prior", "path"] = "prior"
+    search: SearchKind = "auto"
+    scoring: Scoring = "prior"
     lookahead: bool = True
     threshold: float | None = None
     prior_weight: float | None = None
     forced_chains: bool = True
     speculate: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.top, self.beams) < 1:
+            raise InputError(f"top and beams count answers and paths, so the least is 1; given: {self}.")
+        if self.search not in get_args(SearchKind) or self.scoring not in get_args(Scoring):
+            raise InputError(f"search is one of {get_args(SearchKind)}, scoring of {get_args(Scoring)}; given: {self}.")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold is a probability, from 0 to 1, not {self.threshold}.")
 
 
 @dataclass
@@ -147,11 +159,17 @@ class Asker:
             trace.questions += len(questions)
             trace.model_calls += int(session.calls.sum())
             trace.tokens += session.fed
-        return [self._best_answers(row, candidates, snapshot, how) for row in range(len(questions))]
+        if not np.isfinite(candidates.score).all():
+            raise ModelError(
+                "The model's probabilities are not numbers: its weights are damaged. Fetch or train it anew."
+            )
+        return [self._best_answers(row, question, candidates, snapshot, how) for row, question in enumerate(questions)]
 
     def question_ids(self, question: str) -> np.ndarray:
         """[CLS] tokens [SEP]; InputError where there is nothing to ask or more than the model can read."""
         limit = self.settings.max_question
+        if not isinstance(question, str):
+            raise InputError(f"A question is a text, not {type(question).__name__}.")
         if len(question) > 64 * limit:
             raise InputError(_too_long(f"{len(question):,} characters", limit))
         tokens = self.tokenizer.ids(question)
@@ -182,28 +200,38 @@ class Asker:
         found = search(
             session, trie, start, Search(keep=how.beams, until_field=1, within=IMPLAUSIBLE, rounds=rounds, **common)
         )
-        found = found.take(found.score > _best_of_owner(found) - IMPLAUSIBLE)
+        found = found.take(~(found.score <= _best_of_owner(found) - IMPLAUSIBLE))  # keeps what is no number: told later
         entries = entries_below(session, trie, found, most=self.settings.most_candidates)
         prompts = [self._framed(found.chain(row)[:-1]) for row in range(len(found))]
         weight = self.settings.prior_weight if how.prior_weight is None else how.prior_weight
         return session, with_prior(session, found, entries, prompts, weight)
 
-    def _best_answers(self, row: int, candidates: Candidates, snapshot: Snapshot, how: AskOptions) -> list[Answer]:
+    def _best_answers(
+        self, row: int, question: str, candidates: Candidates, snapshot: Snapshot, how: AskOptions
+    ) -> list[Answer]:
         mine = np.flatnonzero(candidates.owner == row)
         if not len(mine):
             return []
         evidence = candidates.subject[mine], candidates.predicate[mine]
         probability = self.settings.calibrated(candidates.score[mine], *evidence)
-        order = np.lexsort((mine, -probability))[: how.top]
+        order = np.lexsort((mine, -candidates.score[mine]))[: how.top]  # probabilities may be too small for a float
         threshold = self.settings.threshold if how.threshold is None else how.threshold
         answers = []
         for rank in order:
-            facts = snapshot.facts(candidates.state[mine[rank]])
+            facts = _as_spelt(snapshot.facts(candidates.state[mine[rank]]), question)
             first = facts[0]
             p = float(probability[rank])
             objects, sources = [fact.object for fact in facts], [fact.source for fact in facts]
             answers.append(Answer(first.subject, first.predicate, first.sense, objects, p, sources, p >= threshold))
         return answers
+
+
+def _as_spelt(facts: list[Fact], question: str) -> list[Fact]:
+    """The facts of one key; if the question spells some of their subjects exactly, only those.
+
+    The tokenizer reads "CO" and "Co" alike, but what is true of the one need not be true of the other.
+    """
+    return [fact for fact in facts if fact.subject in question] or facts
 
 
 def _best_of_owner(paths: Paths) -> np.ndarray:
