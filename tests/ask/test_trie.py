@@ -167,6 +167,26 @@ def test_asking_changes_neither_the_tree_nor_the_state():
         trie.tree.token[0] = 1
 
 
+def test_tokens_that_do_not_fit_the_states_are_refused():
+    trie, _, _ = catalogue([(4, 4)])
+    with pytest.raises(InputError, match="as many rows"):
+        trie.advance(trie.root(2), np.array([4]))
+    with pytest.raises(InputError, match="lengths up to 3"):
+        trie.walk(np.full((1, 2), 4), np.array([3]))
+
+
+@pytest.mark.parametrize("build", [catalogue, fielded])
+def test_states_may_be_views(build):
+    trie, _, _ = build([(4,), (5,)] if build is catalogue else [((4,), (4,), ()), ((5,), (4,), ())])
+    state = walk(trie, [(), (4,), (9,), (5,)])
+    for view, rows in ((state[::2], [0, 2]), (state[::-1], [3, 2, 1, 0])):
+        copy = state[rows]
+        assert all((a == b).all() for a, b in zip(trie.allowed(view), trie.allowed(copy), strict=True))
+        assert (trie.advance(view, np.full(len(rows), END)) == trie.advance(copy, np.full(len(rows), END))).all()
+        assert trie.rows(view)[1].tolist() == trie.rows(copy)[1].tolist()
+        assert trie.completions(view, limit=9).tokens.tolist() == trie.completions(copy, limit=9).tokens.tolist()
+
+
 def test_every_reader_of_ragged_lists_takes_generators_of_nothing():
     row_ptr, tokens = ragged([])
     assert row_ptr.tolist() == [0]

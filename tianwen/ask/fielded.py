@@ -21,7 +21,7 @@ from tianwen.ask import field_rows, level_order
 from tianwen.ask.field_rows import FactTree
 from tianwen.ask.level_order import NONE, Completions, LevelOrderTree
 from tianwen.ask.ragged import SortedRows, pointers, slots, sort_rows, split_tokens
-from tianwen.ask.trie import CatalogueTrie, RowPointers, State, freeze, load_arrays, save_arrays
+from tianwen.ask.trie import CatalogueTrie, RowPointers, State, as_reading, freeze, load_arrays, save_arrays
 from tianwen.errors import InputError
 
 FIELDS = 3
@@ -121,6 +121,7 @@ class FieldedTrie:
         return np.zeros((n, 2), np.int64)
 
     def allowed(self, state: State) -> tuple[RowPointers, Int32[np.ndarray, " m"], State]:
+        state = np.ascontiguousarray(state)
         row_ptr = np.empty(len(state) + 1, np.int64)
         field_rows.children(self.tree, state, row_ptr, np.empty(0, np.int32), np.empty((0, 2), np.int64))
         token, after = np.empty(row_ptr[-1], np.int32), np.empty((row_ptr[-1], 2), np.int64)
@@ -128,13 +129,13 @@ class FieldedTrie:
         return row_ptr, token, after
 
     def advance(self, state: State, token: Integer[np.ndarray, " n"]) -> State:
-        return self._read(np.array(state), token[:, None], np.ones(len(state), np.int64))
+        return self._read(np.array(state, order="C"), token[:, None], np.ones(len(state), np.int64))
 
     def walk(self, ids: Integer[np.ndarray, " n width"], lengths: Integer[np.ndarray, " n"]) -> State:
         return self._read(self.root(len(lengths)), ids, lengths)
 
     def _read(self, state: State, ids: Integer[np.ndarray, " n width"], lengths: Integer[np.ndarray, " n"]) -> State:
-        field_rows.read(self.tree, state, np.ascontiguousarray(ids, np.int64), np.asarray(lengths, np.int64))
+        field_rows.read(self.tree, state, *as_reading(state, ids, lengths))
         return state
 
     def is_terminal(self, state: State) -> Bool[np.ndarray, " n"]:
@@ -145,11 +146,12 @@ class FieldedTrie:
 
     def rows(self, state: State) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         low, high = np.empty(len(state), np.int64), np.empty(len(state), np.int64)
-        field_rows.rows_below(self.tree, state, low, high)
+        field_rows.rows_below(self.tree, np.ascontiguousarray(state), low, high)
         return low, high
 
     def completions(self, state: State, *, limit: int, dead: Int64[np.ndarray, " d"] = NONE) -> Completions:
         """The first `limit` entries below each state, without those whose key rows are in `dead` (ascending)."""
+        state = np.ascontiguousarray(state)
         owner_ptr, cut = level_order.shares(*self.rows(state), limit, dead)
         heads = self._subjects_below(state, limit, dead)
         terminal, token_ptr = np.empty((owner_ptr[-1], 2), np.int64), np.zeros(owner_ptr[-1] + 1, np.int64)

@@ -221,7 +221,7 @@ def compare(a, i, b, j):
             return -1 if a.tokens[p] < b.tokens[q] else 1
         p += 1
         q += 1
-    return (p < a.token_ptr[i + 1]) - (q < b.token_ptr[j + 1])
+    return int(p < a.token_ptr[i + 1]) - int(q < b.token_ptr[j + 1])
 
 
 @kernel

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int, Int8, Int32, Int64, Integer
 from tianwen.ask import level_order
 from tianwen.ask.level_order import NONE, Completions, LevelOrderTree
 from tianwen.ask.ragged import sort_rows
-from tianwen.errors import KnowledgeBaseDamaged
+from tianwen.errors import InputError, KnowledgeBaseDamaged
 
 Tree = TypeVar("Tree", bound=NamedTuple)
 
@@ -128,6 +128,7 @@ class CatalogueTrie:
         return np.zeros(n, np.int64)
 
     def allowed(self, state: State) -> tuple[RowPointers, Int32[np.ndarray, " m"], State]:
+        state = np.ascontiguousarray(state)
         row_ptr = np.empty(len(state) + 1, np.int64)
         level_order.count_children(self.tree, state, row_ptr)
         token, after = np.empty(row_ptr[-1], np.int32), np.empty(row_ptr[-1], np.int64)
@@ -135,23 +136,23 @@ class CatalogueTrie:
         return row_ptr, token, after
 
     def advance(self, state: State, token: Integer[np.ndarray, " n"]) -> State:
-        return self._read(np.array(state), token[:, None], np.ones(len(state), np.int64))
+        return self._read(np.array(state, order="C"), token[:, None], np.ones(len(state), np.int64))
 
     def walk(self, ids: Integer[np.ndarray, " n width"], lengths: Integer[np.ndarray, " n"]) -> State:
         return self._read(self.root(len(lengths)), ids, lengths)
 
     def _read(self, state: State, ids: Integer[np.ndarray, " n width"], lengths: Integer[np.ndarray, " n"]) -> State:
-        level_order.read(self.tree, state, np.ascontiguousarray(ids, np.int64), np.asarray(lengths, np.int64))
+        level_order.read(self.tree, state, *as_reading(state, ids, lengths))
         return state
 
     def is_terminal(self, state: State) -> Bool[np.ndarray, " n"]:
         ended = np.empty(len(state), np.bool_)
-        level_order.at_end(self.tree, state, ended)
+        level_order.at_end(self.tree, np.ascontiguousarray(state), ended)
         return ended
 
     def rows(self, state: State) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         low, high = np.empty(len(state), np.int64), np.empty(len(state), np.int64)
-        level_order.rows_below(self.tree, state, low, high)
+        level_order.rows_below(self.tree, np.ascontiguousarray(state), low, high)
         return low, high
 
     def field(self, state: State) -> Int8[np.ndarray, " n"]:
@@ -159,7 +160,20 @@ class CatalogueTrie:
 
     def completions(self, state: State, *, limit: int, dead: Int64[np.ndarray, " d"] = NONE) -> Completions:
         """The first `limit` entries below each state, without those whose key rows are in `dead` (ascending)."""
-        return level_order.completions(self.tree, state, limit, dead)
+        return level_order.completions(self.tree, np.ascontiguousarray(state), limit, dead)
+
+
+def as_reading(
+    state: State, ids: Integer[np.ndarray, " n width"], lengths: Integer[np.ndarray, " n"]
+) -> tuple[Int64[np.ndarray, " n width"], Int64[np.ndarray, " n"]]:
+    """Tokens and lengths as the kernels take them. Raises InputError where they do not fit the states."""
+    ids, lengths = np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(lengths, np.int64)
+    if not len(state) == len(ids) == len(lengths) or int(lengths.max(initial=0)) > ids.shape[1]:
+        raise InputError(
+            f"{len(state)} states need as many rows of tokens, each at least as wide as its length; given were "
+            f"{len(ids)} rows of {ids.shape[1]} tokens and {len(lengths)} lengths up to {lengths.max(initial=0)}."
+        )
+    return ids, lengths
 
 
 def freeze(tree: Tree) -> Tree:
