@@ -66,13 +66,13 @@ def test_a_flipped_byte_in_any_file_is_refused(sound, tmp_path):
     tried = 0
     for name in files(sound):
         content = (sound / name).read_bytes()
-        for changed in flips(content, 40 if name.startswith("catalogue") else 6):
+        for changed in flips(content, 16 if name.startswith("catalogue") else 2):
             (folder / name).write_bytes(changed)
             with pytest.raises(KnowledgeBaseDamaged, match=r"is damaged.*(restore|build)"):
                 facts_in(folder)
             tried += 1
         _restored(sound, folder, name)
-    assert tried > 200
+    assert tried > 80
     assert facts_in(folder) == TRUTH
 
 
@@ -117,13 +117,13 @@ def test_after_a_crash_before_the_seal_the_rows_vouch_for_themselves(sound, tmp_
     assert facts_in(folder) == TRUTH
     content = (folder / "catalogue.sqlite").read_bytes()
     refused = 0
-    for changed in flips(content, 150):
+    for changed in flips(content, 60):
         (folder / "catalogue.sqlite").write_bytes(changed)
         try:
             assert facts_in(folder) == TRUTH
         except KnowledgeBaseError:
             refused += 1
-    assert refused > 3
+    assert refused > 1
 
 
 def test_a_database_that_lost_an_acknowledged_commit_is_refused(sound, tmp_path):
@@ -149,7 +149,7 @@ def test_a_flipped_byte_in_the_log_of_a_crashed_writer_is_refused_or_harmless(so
     log = (crashed / "catalogue.sqlite-wal").read_bytes()
     assert log
     refused = 0
-    for changed in flips(log, 60):
+    for changed in flips(log, 20):
         trial = Path(shutil.copytree(crashed, tmp_path / "trial"))
         (trial / "catalogue.sqlite-wal").write_bytes(changed)
         try:
@@ -157,7 +157,7 @@ def test_a_flipped_byte_in_the_log_of_a_crashed_writer_is_refused_or_harmless(so
         except KnowledgeBaseDamaged:
             refused += 1
         shutil.rmtree(trial)
-    assert refused > 20
+    assert refused > 8
 
 
 def test_a_large_segment_is_checked_by_size_when_opened_and_in_full_by_verify(sound, tmp_path, monkeypatch):

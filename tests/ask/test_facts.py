@@ -60,7 +60,7 @@ def test_sense_is_the_trailing_full_width_bracket(subject, expected):
     assert split_sense(subject) == expected
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(st.text("甲乙（） (a", max_size=12))
 def test_bulk_split_equals_the_exact_one(subject):
     raw = {"line": [1], "subject": [subject], "predicate": ["p"], "object": ["o"], "sense": [None], "source": [None]}
@@ -189,7 +189,7 @@ def test_a_line_beyond_the_limit_is_skipped_without_being_held(tmp_path, monkeyp
     assert left_out(report) == [(2, "the line is longer than 200 bytes"), (4, "the line is longer than 200 bytes")]
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(lines=st.lists(st.text("a甲\t\r é", max_size=8), max_size=12), block=st.integers(1, 40))
 def test_blocks_of_any_size_give_the_same_lines(lines, block):
     content = "\n".join(lines).encode()
@@ -216,18 +216,19 @@ def test_csv_with_quotes_newlines_and_chinese_header(tmp_path):
 def test_broken_csv_records_are_reported_and_reading_goes_on(tmp_path):
     content = 'subject,predicate,object\na,b,c\n"x"y,p,o\nd,"e",f\ng,h\n,"p",o\n"open,p,o\nq,p,o\n'
     facts, report = read(tmp_path, content, "f.csv")
-    assert facts == [Fact("a", "b", "c"), Fact("d", "e", "f")]
+    assert facts == [Fact("a", "b", "c"), Fact("d", "e", "f"), Fact("q", "p", "o")]
     reasons = dict(left_out(report))
     assert reasons[3].startswith("not CSV")
     assert reasons[5] == "2 columns, 3 are needed"
     assert reasons[6] == "the subject is empty"
     assert reasons[7].startswith("not CSV")
+    assert 8 not in reasons
 
 
 _CELL = st.text('a甲,"\n ', min_size=1, max_size=5).filter(str.strip)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(st.lists(st.lists(_CELL, min_size=3, max_size=4), min_size=1, max_size=8))
 def test_csv_gives_what_was_written(rows):
     text = io.StringIO()
@@ -393,7 +394,7 @@ def test_missing_files_and_folders_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("format", ["tsv", "csv", "jsonl", "ntriples"])
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(content=st.binary(max_size=60) | st.text('甲\t,"\n{}[]:<>.\\ (（）', max_size=60).map(str.encode))
 def test_no_bytes_crash_a_reader(format, content):
     with pytest.MonkeyPatch.context() as patch:

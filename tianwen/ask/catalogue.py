@@ -52,6 +52,7 @@ CREATE TABLE added(id INTEGER PRIMARY KEY AUTOINCREMENT, subject TEXT NOT NULL, 
 CREATE TABLE removed(id INTEGER PRIMARY KEY AUTOINCREMENT, segment INTEGER NOT NULL, row INTEGER NOT NULL,
     crc INTEGER NOT NULL, UNIQUE(segment, row));
 """
+_NO_ROOM = ("unable to open", "full", "i/o")
 _TOTALS = ("added_rows", "added_sum", "removed_rows", "removed_sum")
 
 
@@ -109,7 +110,11 @@ class Catalogue:
         if create:
             self.path.touch()
         self._file = SharedFile(self.path)
-        self._connection = self._connect()
+        try:
+            self._connection = self._connect()
+        except BaseException:
+            self._file.close()
+            raise
 
     # Opening and closing
 
@@ -125,9 +130,23 @@ class Catalogue:
             connection = sqlite3.connect(
                 path.as_uri() + options, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False
             )
+            if not self.read_only and not self._can_use_the_log(connection):
+                connection.close()
+                self.read_only = True
+                return self._connect()
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA cell_size_check=ON")
         return connection
+
+    def _can_use_the_log(self, connection: sqlite3.Connection) -> bool:
+        """SQLite needs a little room beside the database even to read: none is left on a full disk."""
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError as error:
+            return not any(sign in str(error).lower() for sign in _NO_ROOM)
+        except sqlite3.Error:
+            pass  # damage is told by who reads
+        return True
 
     def _copied(self, log: Path) -> Path:
         self._copy = tempfile.TemporaryDirectory(prefix="tianwen-")
@@ -425,13 +444,15 @@ def _require_integrity(connection: sqlite3.Connection, path: Path) -> None:
 
 def _explained(error: sqlite3.Error, path: Path, doing: str) -> KnowledgeBaseError:
     text = str(error).lower()
+    if isinstance(error, sqlite3.ProgrammingError) and "closed" in text:
+        return KnowledgeBaseError(f"{path.parent} was closed. Open it again: KnowledgeBase.open({str(path.parent)!r})")
     if "locked" in text or "busy" in text:
         return KnowledgeBaseLocked(f"{path} is locked by another process ({error}). Wait a moment and try again.")
     if "readonly" in text or "read-only" in text:
         return KnowledgeBaseError(
             f"{path.parent} is read-only: it can be asked, not changed. Change its rights or copy the folder."
         )
-    if doing == "writing" and ("full" in text or "i/o" in text or "unable to open" in text):
+    if doing == "writing" and any(sign in text for sign in _NO_ROOM):
         return KnowledgeBaseError(
             f"{path} cannot be written ({error}): no room or no right to write. Nothing stored is lost; "
             "free some space and try again."

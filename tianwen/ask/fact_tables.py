@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from tianwen.ask.facts import FIELDS
 from tianwen.errors import InputError
 
 ROWS_AT_ONCE = 500_000
+LINES_OF_A_RECORD = 1_000  # a quote open for longer was never meant to span lines
 
 _NAMES = {
     "subject": "subject subj s head entity name term 主语 主体 主题 主词 实体 头实体 名称 术语 词条",
@@ -149,19 +151,21 @@ def _read_quoted(
     name: str,
     report: Report,
 ) -> Iterator[pl.DataFrame]:
-    """CSV with quotes, from line `number` on, by the `csv` module; a broken record is reported and reading goes on."""
+    """CSV with quotes, from line `number` on, by the `csv` module.
+
+    A record that is no CSV costs its first line only: reading goes on with the second, so that a quote which is never
+    closed does not swallow the rest of the file.
+    """
     csv.field_size_limit(max(csv.field_size_limit(), LINE_LIMIT))
-    place = {"next": number}
-    rows = csv.reader(_numbered(number, lines, blocks, place), strict=True)
+    waiting = _Lines(number, lines, blocks)
     raw: list[tuple[int, list[str]]] = []
-    while True:
-        start = place["next"]
+    while waiting.more():
+        start, taken = waiting.number, []
         try:
-            cells = next(rows)
-        except StopIteration:
-            break
+            cells = next(csv.reader(waiting.take(taken), strict=True))
         except csv.Error as error:
             report.skip(name, start, f"not CSV: {error}", kind="not CSV")
+            waiting.put_back(taken[1:])
             continue
         if start == 1 and (header := Header.of(cells)):
             continue
@@ -173,18 +177,33 @@ def _read_quoted(
     yield report.keep(_rows_frame(raw, header, name, report), name)
 
 
-def _numbered(
-    number: int, lines: pl.Series, blocks: Iterator[tuple[int, pl.Series]], place: dict[str, int]
-) -> Iterator[str]:
-    """Lines with their ends for `csv`; `place["next"]` is the number of the line that comes next."""
-    while True:
-        for offset, line in enumerate(lines):
-            place["next"] = number + offset + 1
-            yield (line or "") + "\n"
-        following = next(blocks, None)
-        if following is None:
-            return
-        number, lines = following
+class _Lines:
+    """Numbered lines of a file, one after the other, that can be put back."""
+
+    def __init__(self, number: int, lines: pl.Series, blocks: Iterator[tuple[int, pl.Series]]) -> None:
+        self.number = number  # of the line that comes next
+        self._waiting = deque(lines.to_list())
+        self._blocks = blocks
+
+    def more(self) -> bool:
+        while not self._waiting:
+            following = next(self._blocks, None)
+            if following is None:
+                return False
+            self.number = following[0]
+            self._waiting.extend(following[1].to_list())
+        return True
+
+    def take(self, taken: list[str | None]) -> Iterator[str]:
+        """Lines with their ends, as many as one record may have, noted in `taken`."""
+        while len(taken) < LINES_OF_A_RECORD and self.more():
+            taken.append(self._waiting.popleft())
+            self.number += 1
+            yield (taken[-1] or "") + "\n"
+
+    def put_back(self, taken: list[str | None]) -> None:
+        self._waiting.extendleft(reversed(taken))
+        self.number -= len(taken)
 
 
 def _rows_frame(rows: list[tuple[int, list[str]]], header: Header | None, name: str, report: Report) -> pl.DataFrame:

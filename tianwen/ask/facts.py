@@ -84,7 +84,7 @@ def problem_of(fact: Fact) -> str | None:
             return f"the {field} has {len(text):,} characters, {NAME_LIMIT:,} are allowed"
         if len(text) > OBJECT_LIMIT:
             return f"the {field} has {len(text):,} characters, {OBJECT_LIMIT:,} are allowed"
-        if not _encodes(text):
+        if not encodes(text):
             return f"the {field} holds half a surrogate pair, which is not text"
     return None
 
@@ -112,7 +112,8 @@ def as_facts(facts: Iterable[Fact | tuple[str, ...]], *, start: int = 0) -> list
     return checked
 
 
-def _encodes(text: str) -> bool:
+def encodes(text: str) -> bool:
+    """Whether a text can be written down: half a surrogate pair cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

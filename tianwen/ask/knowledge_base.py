@@ -307,8 +307,8 @@ class KnowledgeBase:
     def _require_writable(self) -> None:
         if self._catalogue.read_only or is_read_only(self.folder):
             raise KnowledgeBaseError(
-                f"{self.folder} is read-only: it can be asked, not changed. "
-                "Change its rights (chmod -R u+w) or copy it."
+                f"{self.folder} is read-only, or its disk was full when it was opened: it can be asked, not changed. "
+                "Change its rights (chmod -R u+w), make room, or copy it; then open it again."
             )
 
     def _next_number(self) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from tianwen.ask.facts import Fact
+from tianwen.ask.facts import Fact, encodes
 from tianwen.ask.segment import Segment
 from tianwen.ask.segmented import SegmentedTrie
 from tianwen.errors import InputError, WrongTokenizer
@@ -128,6 +128,8 @@ class Snapshot:
     def find_rows(self, wanted: dict[str, str | None]) -> Iterator[tuple[int, Int64[np.ndarray, " rows"]]]:
         """(number of the part, rows in it) of the facts with these texts; a given subject is found through the tree."""
         texts = {field: text for field, text in wanted.items() if text is not None}
+        if not all(encodes(text) for text in texts.values()):
+            return
         prefix = self._prefix(texts)
         for number, part in enumerate(self.parts):
             segment = part.segment
