@@ -22,7 +22,7 @@ import torch
 
 from tianwen.ask.asker import Asker, AskOptions
 from tianwen.ask.metrics import calibration_error, normalised
-from tianwen.ask.model_files import AskerSettings, replace_settings
+from tianwen.ask.model_files import FAINTEST, AskerSettings, replace_settings
 from tianwen.ask.questions import Question
 
 if TYPE_CHECKING:
@@ -101,14 +101,18 @@ def _scored(
 
 
 def _fitted(rows: Sequence[Scored], settings: AskerSettings) -> AskerSettings:
-    """Maximum likelihood over log T, b, w_s, w_p with LBFGS; weights of evidence are kept from being negative."""
+    """Maximum likelihood over log T, b, w_s, w_p by gradient descent; no weight of evidence is negative."""
     width = max(len(row.score) for row in rows)
-    scores = torch.full((len(rows), width), -torch.inf, dtype=torch.float64)
+    scores = torch.full((len(rows), width), -1e9, dtype=torch.float64)
     for i, row in enumerate(rows):
         scores[i, : len(row.score)] = torch.from_numpy(row.score - row.score.max())
     best = [int(row.score.argmax()) for row in rows]
-    subject = torch.tensor([row.subject[i] for row, i in zip(rows, best, strict=True)], dtype=torch.float64)
-    predicate = torch.tensor([row.predicate[i] for row, i in zip(rows, best, strict=True)], dtype=torch.float64)
+    subject = torch.tensor(
+        [max(row.subject[i], FAINTEST) for row, i in zip(rows, best, strict=True)], dtype=torch.float64
+    )
+    predicate = torch.tensor(
+        [max(row.predicate[i], FAINTEST) for row, i in zip(rows, best, strict=True)], dtype=torch.float64
+    )
     right = torch.tensor([float(row.right[i]) for row, i in zip(rows, best, strict=True)], dtype=torch.float64)
     parameters = torch.tensor([0.0, 2.0, 0.3, 0.3], dtype=torch.float64, requires_grad=True)
 
@@ -120,15 +124,11 @@ def _fitted(rows: Sequence[Scored], settings: AskerSettings) -> AskerSettings:
         log_q = torch.log1p(-log_p.exp().clamp(max=1 - 1e-9))
         return -(right * log_p + (1 - right) * log_q).mean()
 
-    optimiser = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
+    optimiser = torch.optim.Adam([parameters], lr=0.03)  # four numbers: plain steps are quick, and safe on flat ground
+    for _ in range(600):
         optimiser.zero_grad()
-        loss = negative_log_likelihood()
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
+        negative_log_likelihood().backward()
+        optimiser.step()
     log_temperature, bias, of_subject, of_predicate = parameters.detach().tolist()
     evidence = (bias, max(0.0, of_subject), max(0.0, of_predicate))
     return replace(settings, temperature=float(np.exp(log_temperature)), evidence=evidence)

@@ -18,6 +18,8 @@ from tianwen.text import Tokenizer
 from tianwen.training.weights import load_weights, save_weights
 
 ARCHITECTURE = "tianwen asker 1"
+FAINTEST = -20.0
+"""Evidence below this log-probability counts as this: all of it means that the thing is not there."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class AskerSettings:
             return share
         best = int(score.argmax())
         bias, of_subject, of_predicate = self.evidence
-        logit = bias + of_subject * subject[best] + of_predicate * predicate[best]
+        logit = bias + of_subject * max(subject[best], FAINTEST) + of_predicate * max(predicate[best], FAINTEST)
         return share / (1 + np.exp(-np.clip(logit, -60, 60)))
 
 
