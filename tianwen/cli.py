@@ -75,6 +75,12 @@ class Search(str, Enum):
     exact = "exact"
 
 
+class Storage(str, Enum):
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
 KB = Annotated[Path, typer.Option("--kb", metavar="DIR", help="Folder of the knowledge base.", show_default=False)]
 Model = Annotated[
     Path | None, typer.Option("--model", metavar="PATH", help="A model of your own instead of the bundled one.")
@@ -264,7 +270,20 @@ def train_ask(
     ] = None,
     model: Model = None,
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How long to train.")] = 600,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Questions in a step.")] = 64,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", metavar="X", help="1e-3 with --scratch, else 2e-4.")
+    ] = None,
+    synthetic: Annotated[
+        float,
+        typer.Option("--synthetic", metavar="P", min=0.0, max=1.0, help="Share of questions made up by patterns."),
+    ] = 0.45,
     scratch: Annotated[bool, typer.Option("--scratch", help="Start from nothing instead of a trained model.")] = False,
+    layers: Annotated[int, typer.Option("--layers", metavar="N", min=1, help="With --scratch.")] = 4,
+    width: Annotated[int, typer.Option("--width", metavar="N", min=2, help="With --scratch.")] = 256,
+    storage: Annotated[
+        Storage, typer.Option("--storage", help="How weights are stored; int8 is a quarter of fp32.")
+    ] = (Storage.fp32),
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another number, another course.")] = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -278,7 +297,16 @@ def train_ask(
         raise typer.BadParameter("Give --questions FILE, --kb DIR, or both.")
     from tianwen.ask import learning
 
-    how = learning.TrainAskSettings(steps=steps, seed=seed)
+    how = learning.TrainAskSettings(
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        synthetic=synthetic,
+        layers=layers,
+        width=width,
+        storage=storage.value,
+        seed=seed,
+    )
     with nullcontext() if kb is None else open_kb(kb) as base:
         learning.train_ask(questions or [], out, kb=base, start=model, scratch=scratch, settings=how, quiet=quiet)
     say(f"The model is in {out}. Ask with it: tianwen ask --model {out} ...", {"model": str(out)}, as_json=as_json)

@@ -37,7 +37,7 @@ class TrainAskSettings:
     """How to train an asker. `learning_rate` None: 1e-3 from scratch, 2e-4 from a trained model.
 
     `synthetic` is the share of made-up questions, `prior` that of bare subjects; `layers`, `width` and `vocabulary`
-    shape a model from scratch.
+    shape a model from scratch; `storage` is how its weights are saved.
     """
 
     steps: int = 600
@@ -50,6 +50,7 @@ class TrainAskSettings:
     width: int = 256
     vocabulary: int = 8000
     precision: Literal["fp32", "bf16"] = "bf16"
+    storage: Literal["fp32", "fp16", "int8"] = "fp32"
     seed: int = 0
     copying: bool = True
     order: Literal["spm", "smp"] = "spm"
@@ -90,7 +91,7 @@ def train_ask(
         folder=Path(out) / "run",
     )
     asker.model.eval()
-    asker.save(out)
+    asker.save(out, storage=how.storage)
     return asker
 
 
