@@ -6,7 +6,8 @@ subject S is scored as a whole, against the same model asked nothing but the sub
     s(P) = log p(P | S, Q) - weight * log p(P | S, "S")
     p(S, P, M | Q) = p(S | Q) * softmax over the predicates of S of s(P) * p(M | S, P, Q)
 
-p(S | Q) is the renormalised path probability of the search. Where S and P leave one sense M, its probability is 1 and
+The search finds subjects by renormalised scores; compared with each other they are by the model's own p(S | Q), for a
+name that the tree forces after a lucky first character is renormalised to a probability that nobody gave it. Where S and P leave one sense M, its probability is 1 and
 nothing is computed; else it is the softmax of the same kind of score over the senses that are left.
 
 Post: 8802 (the search); the correction is the pointwise mutual information between question and predicate, as in Li et
@@ -29,6 +30,10 @@ from tianwen.ask.trie import Completions, State
 
 ROW_WIDTH = 48
 """Tokens of one row when candidates are scored: wide rows share one copy of the question's cache."""
+
+
+TOKENS_AT_ONCE = 20_000
+"""Tokens of one call, each with a row of logits: what bounds the memory where many large subjects meet in a batch."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +71,15 @@ def with_prior(
     At most three model calls for the whole batch: the prompts, all predicates under question and prompt together, and
     the senses where a predicate leaves a choice.
     """
-    group, starts = _predicates(entries, end_id=int(found.tokens[0, found.length[0] - 1]))
+    group, starts = _predicates(entries, end_id=int(found.tokens[0, found.length[0] - 1]))  # a subject ends with END
     path = np.repeat(np.arange(len(found)), np.diff(entries.owner_ptr))
     scorer = _Scorer(session, found, prompts, weight)
     heads = [_Chain(int(path[first]), entries.tokens[a:b]) for first, a, b in starts]
-    asked, corrected = scorer.score(heads)
+    asked, corrected = scorer.score(heads, names=True)
     heads_of_path = np.searchsorted([chain.path for chain in heads], np.arange(len(found) + 1))
-    score = renormalise(heads_of_path, corrected)[group] + found.score[path]
+    score = renormalise(heads_of_path, corrected)[group] + found.raw[path]
     score = score + _senses(scorer, entries, group, starts, path)
-    return Candidates(found.owner[path], entries.terminal, score, found.raw[path], asked[group])
+    return Candidates(found.owner[path], entries.terminal, score, scorer.named[path], asked[group])
 
 
 def _predicates(entries: Completions, *, end_id: int) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
@@ -117,12 +122,17 @@ def _senses(
 
 
 class _Scorer:
-    """log p of chains below the subject paths, under the question and minus the prior."""
+    """log p of chains below the subject paths, under the question and minus the prior.
+
+    `named` is log p(S | Q) of each path, once `score` was asked for it: forced tokens count here, for what the tree
+    leaves no choice in may still be what the question does not say.
+    """
 
     def __init__(self, session: TreeSession, found: Paths, prompts: Sequence[np.ndarray], weight: float) -> None:
         self.session, self.found, self.weight = session, found, weight
         self.pending = [found.tokens[row, found.fed[row] : found.length[row]] for row in range(len(found))]
         self.both = session
+        self.named = np.full(len(found), np.nan)
         if weight:
             names = [found.chain(row) for row in range(len(found))]
             self.prior = TreeSession(session.model, prompts, prefixes=names)
@@ -130,7 +140,7 @@ class _Scorer:
             session.calls[np.unique(found.owner)] += 1
             session.fed += self.prior.fed
 
-    def score(self, chains: Sequence[_Chain]) -> tuple[np.ndarray, np.ndarray]:
+    def score(self, chains: Sequence[_Chain], *, names: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """log p(chain | S, Q), and the same minus weight * log p(chain | S): both [c], one model call."""
         path = np.array([chain.path for chain in chains], np.int64)
         owner, parent = self.found.owner[path], self.found.node[path]
@@ -141,15 +151,51 @@ class _Scorer:
             parent = np.concatenate([parent, self.prior.tips[path]])
             full += [chain.tokens for chain in chains]
             first = np.concatenate([first, np.array([chain.wanted for chain in chains], np.int64)])
-        fed = self.both.fed
+        fed, scored = self.both.fed, len(full)
+        if names:  # what of them is still to be fed rides in the same call
+            owner, parent = np.concatenate([owner, self.found.owner]), np.concatenate([parent, self.found.node])
+            full, first = full + self.pending, np.concatenate([first, np.zeros(len(self.found), np.int64)])
         log_p = _chain_scores(self.both, owner, parent, full, first)
+        if names:
+            self.named = self._fed_part() + log_p[scored:]
+            log_p = log_p[:scored]
         self.session.fed += self.both.fed - fed
         self.session.calls[np.unique(self.found.owner[path])] += 1
         asked = log_p[: len(chains)]
         return asked, asked - self.weight * log_p[len(chains) :] if self.weight else asked
 
+    def _fed_part(self) -> np.ndarray:
+        """log p of those tokens of each path that the session has read, each predicted by the node before it: [r]."""
+        rows, nodes, tokens = [], [], []
+        for row in range(len(self.found)):
+            owner, node = int(self.found.owner[row]), int(self.found.node[row])
+            while node != self.session.roots[owner]:
+                above = int(self.session.parent[owner, node])
+                rows.append(row)
+                nodes.append(above)
+                tokens.append(self.session.ids[owner, node])
+                node = above
+        row = np.array(rows, np.int64)
+        owner = self.found.owner[row]
+        states = self.session.states_at(owner, np.array(nodes, np.int64))
+        wanted_ptr = np.arange(len(row) + 1)
+        log_p = self.session.log_probabilities(owner, states, wanted_ptr, np.array(tokens, np.int64))
+        return np.bincount(row, weights=log_p, minlength=len(self.found))
+
 
 def _chain_scores(
+    session: TreeSession, owner: np.ndarray, parent: np.ndarray, chains: Sequence[np.ndarray], first: np.ndarray
+) -> np.ndarray:
+    """Sum of log p of the tokens of each chain from index `first` on, in one model call, or a few for very many."""
+    part = np.cumsum([len(chain) for chain in chains]) // TOKENS_AT_ONCE
+    sums = []
+    for chosen in np.split(np.arange(len(chains)), np.flatnonzero(np.diff(part)) + 1):
+        some = [chains[i] for i in chosen]
+        sums.append(_scores_at_once(session, owner[chosen], parent[chosen], some, first[chosen]))
+    return np.concatenate(sums)
+
+
+def _scores_at_once(
     session: TreeSession, owner: np.ndarray, parent: np.ndarray, chains: Sequence[np.ndarray], first: np.ndarray
 ) -> np.ndarray:
     """Sum of log p of the tokens of each chain from index `first` on; each is predicted by the token before it."""
@@ -166,4 +212,4 @@ def _chain_scores(
         predictors[rows] = session.states_at(owner[chain[rows]], parent[chain[rows]])
     wanted = np.concatenate([tokens[start:] for tokens, start in zip(chains, first, strict=True)])
     log_p = session.log_probabilities(owner[chain], predictors, np.arange(len(wanted) + 1), wanted)
-    return np.add.reduceat(log_p, wanted_ptr[:-1])
+    return np.bincount(chain, weights=log_p, minlength=len(chains))
