@@ -7,8 +7,9 @@ subject S is scored as a whole, against the same model asked nothing but the sub
     p(S, P, M | Q) = p(S | Q) * softmax over the predicates of S of s(P) * p(M | S, P, Q)
 
 The search finds subjects by renormalised scores; compared with each other they are by the model's own p(S | Q), for a
-name that the tree forces after a lucky first character is renormalised to a probability that nobody gave it. Where S and P leave one sense M, its probability is 1 and
-nothing is computed; else it is the softmax of the same kind of score over the senses that are left.
+name that the tree forces after a lucky first character is renormalised to a probability that nobody gave it. Where S
+and P leave one sense M, its probability is 1 and nothing is computed; else it is the softmax of the same kind of score
+over the senses that are left.
 
 Post: 8802 (the search); the correction is the pointwise mutual information between question and predicate, as in Li et
 al., A Diversity-Promoting Objective Function for Neural Conversation Models, 2016.
