@@ -136,10 +136,7 @@ def found_in(folder: Path) -> dict[str, set[str]]:
 def test_killed_while_adding_removing_and_compacting(tmp_path):
     rng = random.Random(8802)
     folder = tmp_path / "k"
-    from tianwen.text import Tokenizer
-    from tianwen.vocabulary import BYTE_PIECES, SPECIAL_PIECES
-
-    KnowledgeBase.build([Fact("base", "p", "o")], folder, tokenizer=Tokenizer([*SPECIAL_PIECES, *BYTE_PIECES])).close()
+    KnowledgeBase.build([Fact("base", "p", "o")], folder, tokenizer=TOKENIZER).close()
     truth, number = {"base": {"o"}}, 0
     for _ in range(ROUNDS or 2):
         said = Child(folder, "change", number).run_and_kill(rng.uniform(0, 0.35))
@@ -153,13 +150,17 @@ def test_killed_while_adding_removing_and_compacting(tmp_path):
 
 
 def test_killed_while_building(tmp_path):
-    """Each build replaces all facts: there is always exactly one whole build, the last acknowledged or a later one."""
+    """There is exactly one whole build, the last acknowledged or the one in flight; or none where none was finished.
+
+    Every other round builds into a new folder and is often killed in its first build; the others build over it.
+    """
     rng = random.Random(9152)
-    folder = tmp_path / "k"
     latest: int | None = None
     for round_number in range(ROUNDS or 2):
-        start = 0 if latest is None else latest + 1
         fresh = round_number % 2 == 0
+        folder = tmp_path / f"k{round_number // 2}"
+        latest = None if fresh else latest
+        start = 0 if latest is None else latest + 1
         said = Child(folder, "build", start).run_and_kill(rng.uniform(0, 0.3), first=not fresh)
         acknowledged = [number for kind, _, number in said if kind == "done"]
         begun = [number for kind, _, number in said if kind == "begin"]
