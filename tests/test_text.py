@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import pickle
 import random
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tianwen.errors import InputError, ModelError
+from tianwen.errors import InputError
 from tianwen.text import Tokenizer
 from tianwen.vocabulary import BYTE_PIECES, SPECIAL_PIECES
 
@@ -69,13 +68,15 @@ def tokenizers(tokenizer: Tokenizer) -> list[Tokenizer]:
     """Trained on plain text, trained on the tricky texts, bytes only, and a published one's style."""
     rng = random.Random(1)
     odd = ["".join(rng.choice(TRICKY) for _ in range(9)) for _ in range(600)]
-    return [tokenizer, Tokenizer.train(odd, size=700, min_count=1), Tokenizer(FIXED), Tokenizer(BERT, style="bert")]
+    return [
+        tokenizer,
+        Tokenizer.train(odd, size=700, min_count=1),
+        Tokenizer(FIXED),
+        Tokenizer(PUBLISHED, style="bert"),
+    ]
 
 
-BERT = [
-    *["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "中", "国", "un", "##want", "##ed", "runn", "##ing"],
-    *["want", "wa", ",", "!", "?", "1", "##9", "19", "##a", "a", "cafe", "a", "，", "##中"],
-]
+PUBLISHED = [*SPECIAL_PIECES, *"中国a19!，", "19", "##9", "##a", "##b", "launch", "cafe", "i", "##i"]
 
 
 def spelt(tokenizer: Tokenizer, text: str) -> list[str]:
@@ -107,7 +108,7 @@ def without_short_cut(tokenizer: Tokenizer, text: str):
     return [] if text and unicodedata.category(text[-1]).startswith("M") else [encoding]
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(texts=st.lists(tricky_texts, max_size=6))
 @example(texts=["", " ", "中", ""])
 @example(texts=["שלום עולם", "中שלום", "שלום"])
@@ -174,7 +175,7 @@ def test_forgotten_words_are_learnt_again(monkeypatch: pytest.MonkeyPatch) -> No
 # Nothing is lost, nothing is confused
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(text=tricky_texts)
 def test_ids_stand_for_the_canonical_text_and_never_hold_unknown(tokenizers: list[Tokenizer], text: str) -> None:
     """As decode gives back the canonical text, different canonical texts cannot have equal ids."""
@@ -242,7 +243,7 @@ def test_words_digits_and_han(tokenizer: Tokenizer) -> None:
 # Places in the text as given
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(text=tricky_texts)
 def test_offsets_cover_all_but_whitespace_in_order(tokenizers: list[Tokenizer], text: str) -> None:
     for tokenizer in tokenizers[:3]:
@@ -301,16 +302,27 @@ def test_offsets_point_into_the_text_as_given(text: str, expected: list[tuple[st
 # Size
 
 
-@pytest.mark.parametrize("unit", ["中", "龘", "a", "Launch 中", "\ud800", " \x00", "👨\u200d"])
-def test_a_megabyte(tokenizer: Tokenizer, unit: str) -> None:
-    text = unit * (1_000_000 // len(unit.encode("utf-8", "surrogatepass")))
+@pytest.mark.parametrize(
+    ("unit", "size"),
+    [
+        ("中", 10**6),
+        ("a", 10**6),
+        ("\ud800", 10**6),
+        ("龘", 10**5),
+        ("Launch 中", 10**5),
+        (" \x00", 10**5),
+        ("👨\u200d", 10**5),
+    ],
+)
+def test_up_to_a_megabyte(tokenizer: Tokenizer, unit: str, size: int) -> None:
+    text = unit * (size // len(unit.encode("utf-8", "surrogatepass")))
     encoding = tokenizer.encode(text)
     assert encoding.offsets[-1].tolist() == [0 if unit == "a" else len(text) - 1, len(text)]
     assert tokenizer.decode(encoding.ids[-1008:]).endswith(tokenizer.canonical(text[-50:]))
 
 
 def test_long_texts_of_marks_and_strange_words(tokenizer: Tokenizer) -> None:
-    text = "e\u0301中ש ש\u0327\u0301" * 10_000
+    text = "e\u0301中ש ש\u0327\u0301" * 3_000
     assert tokenizer.decode(tokenizer.ids(text)) == tokenizer.canonical(text)
     assert tokenizer.encode(text).offsets[-1].tolist() == [len(text) - 3, len(text)]
 
@@ -339,240 +351,7 @@ def test_decode_refuses_ids_that_are_not_in_the_vocabulary(tokenizer: Tokenizer,
         tokenizer.decode([wrong])
 
 
-# Training
-
-
-def test_layout_of_a_trained_vocabulary(tokenizer: Tokenizer) -> None:
-    assert tokenizer.pieces[:261] == FIXED
-    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id) == (
-        0,
-        1,
-        2,
-        3,
-        4,
-    )
-    assert len(set(tokenizer.pieces)) == tokenizer.size <= 800
-    assert {"战", "，"} & set(tokenizer.pieces) == {"战"}  # the full-width comma is the comma
-    assert "launch" in tokenizer.pieces
-    assert {"a", "##a", "z", "##z", "0", "!", "~"} <= set(tokenizer.pieces)
-
-
-def test_min_count_and_size_are_kept() -> None:
-    texts = ["甲甲甲乙乙丙", "ж ж жж", "\ud800\ud800"]
-    assert {"甲", "乙", "丙", "ж", "##ж"} & set(Tokenizer.train(texts, min_count=2).pieces) == {"甲", "乙", "ж"}
-    assert {"甲", "乙", "丙"} & set(Tokenizer.train(texts, min_count=1).pieces) == {"甲", "乙", "丙"}
-    many = ["".join(map(chr, range(0x4E00, 0x4E00 + 500))) * 2, "launch rockets " * 50]
-    tokenizer = Tokenizer.train(many, size=500)
-    assert tokenizer.size == 500
-    assert "launch" in tokenizer.pieces  # words have their share of a full vocabulary
-    with pytest.raises(InputError, match="size is 300"):
-        Tokenizer.train(many, size=300)
-    with pytest.raises(InputError, match="min_count is 0"):
-        Tokenizer.train(many, min_count=0)
-
-
-def test_training_counts_what_stands_in_slow_texts_too() -> None:
-    texts = ["ｶﾞ", "カ\u3099", "e\u0301", "é"] * 2
-    assert {"ガ", "é"} <= set(Tokenizer.train(texts).pieces)
-
-
-def test_training_is_the_same_in_every_process() -> None:
-    program = (
-        "import random; from tianwen.text import Tokenizer; r = random.Random(5);"
-        "words = [''.join(r.choice('abcdé') for _ in range(r.randint(1, 7))) for _ in range(600)];"
-        "print(Tokenizer.train([' '.join(words) + '中国龘'], size=700, min_count=1).fingerprint)"
-    )
-    runs = [
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True) for _ in range(3)
-    ]
-    assert len({run.stdout for run in runs}) == 1
-
-
-def test_training_on_nothing() -> None:
-    tokenizer = Tokenizer.train([])
-    assert tokenizer.decode(tokenizer.ids("Hello 中国")) == "hello中国"
-
-
-@pytest.mark.parametrize(
-    ("pieces", "said"),
-    [
-        ([], "261 pieces"),
-        (["中", *FIXED], "261 pieces"),
-        ([*FIXED, "中", "中"], "stand twice"),
-        ([*FIXED, "\ud800"], "surrogate"),
-    ],
-)
-def test_vocabularies_that_cannot_be_used(pieces: list[str], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        Tokenizer(pieces)
-
-
-# Saving and loading
-
-
-def test_saved_and_loaded_is_the_same(tokenizers: list[Tokenizer], tmp_path: Path) -> None:
-    for tokenizer in tokenizers:
-        tokenizer.save(tmp_path / "tokenizer.json")
-        loaded = Tokenizer.load(str(tmp_path / "tokenizer.json"))
-        assert (loaded.pieces, loaded.style, loaded.fingerprint) == (
-            tokenizer.pieces,
-            tokenizer.style,
-            tokenizer.fingerprint,
-        )
-        text = "".join(TRICKY)
-        np.testing.assert_array_equal(loaded.ids(text), tokenizer.ids(text))
-    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
-
-
-def test_fingerprints_tell_vocabularies_apart(tokenizers: list[Tokenizer]) -> None:
-    assert len({tokenizer.fingerprint for tokenizer in tokenizers}) == len(tokenizers)
-    assert all(len(tokenizer.fingerprint) == 16 for tokenizer in tokenizers)
-    swapped = Tokenizer([*FIXED, "甲", "乙"]).fingerprint, Tokenizer([*FIXED, "乙", "甲"]).fingerprint
-    assert swapped[0] != swapped[1]
-    assert Tokenizer([*FIXED, "甲乙"]).fingerprint not in swapped
-
-
-def loaded_or_refused(path: Path) -> str:
-    try:
-        return Tokenizer.load(path).fingerprint
-    except ModelError as error:
-        return "refused" if str(path) in str(error) else f"refused without naming the file: {error}"
-
-
-def test_damaged_files_are_refused_with_a_sentence(tmp_path: Path) -> None:
-    path = tmp_path / "tokenizer.json"
-    tokenizer = Tokenizer([*FIXED, "中", "国"])
-    tokenizer.save(path)
-    sound = path.read_bytes()
-    rng = random.Random(2)
-    for _ in range(400):
-        place, bit = rng.randrange(len(sound)), rng.randrange(8)
-        path.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << bit]) + sound[place + 1 :])
-        assert loaded_or_refused(path) in (tokenizer.fingerprint, "refused")  # a line feed may turn into another space
-    for length in [0, 1, *rng.sample(range(len(sound)), 60)]:
-        path.write_bytes(sound[:length])
-        with pytest.raises(ModelError, match="damaged"):
-            Tokenizer.load(path)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"\xff\xfe", "not UTF-8"),
-        (b"[]", "not a tokenizer"),
-        (b'{"format": "another"}', "not a tokenizer"),
-        (b'{"format": "tianwen-tokenizer", "version": 2}', "format version 2"),
-        (b'{"format": "tianwen-tokenizer", "version": 1, "vocabulary": [1]}', "damaged"),
-        (b"[" * 100_000, "damaged"),
-    ],
-)
-def test_other_files_are_refused_with_a_sentence(tmp_path: Path, content: bytes, said: str) -> None:
-    (tmp_path / "file.json").write_bytes(content)
-    with pytest.raises(ModelError, match=said):
-        Tokenizer.load(tmp_path / "file.json")
-
-
-def test_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no tokenizer file"):
-        Tokenizer.load(tmp_path / "none.json")
-    with pytest.raises(ModelError, match="cannot be read"):
-        Tokenizer.load(tmp_path)
-    with pytest.raises(ModelError, match="no tokenizer file"):
-        Tokenizer.from_vocab_txt(tmp_path / "vocab.txt")
-
-
-def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "tokenizer.json"
-    old = Tokenizer([*FIXED, "中"])
-    old.save(path)
-
-    def full_disk(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(json, "dump", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        Tokenizer([*FIXED, "国"]).save(path)
-    assert Tokenizer.load(path).fingerprint == old.fingerprint
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-# Published vocabularies
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    path = tmp_path_factory.mktemp("bert") / "vocab.txt"
-    path.write_bytes("".join(f"{piece}\r\n" for piece in [*BERT, "\u2028"]).encode())
-    return Tokenizer.from_vocab_txt(path)
-
-
-def test_a_published_vocabulary_keeps_its_ids(bert: Tokenizer) -> None:
-    assert bert.pieces == [*BERT, "\u2028"]
-    assert (bert.pad_id, bert.unk_id, bert.cls_id, bert.sep_id, bert.mask_id) == (0, 2, 3, 4, 5)
-    assert bert.ids("a").tolist() == [len(BERT) - 3]  # of two equal lines the last counts, as in the original
-
-
-@pytest.mark.parametrize(
-    ("text", "pieces"),
-    [
-        ("UNwant\u00c9d,running", ["un", "##want", "##ed", ",", "runn", "##ing"]),
-        ("中国1999!", ["中", "国", "19", "##9", "##9", "!"]),
-        ("199中9", ["19", "##9", "中", "[UNK]"]),
-        ("Cafe\u0301 CAFÉ", ["cafe", "cafe"]),
-        ("a\x00\u200d\ufffda", ["a", "##a"]),
-        ("a\ud800a", ["a", "##a"]),
-        ("，Ａ", ["，", "[UNK]"]),  # no NFKC here
-        ("[MASK]", ["[UNK]", "[UNK]", "[UNK]"]),
-        ("a" * 101, ["[UNK]"]),
-    ],
-)
-def test_published_vocabularies_are_used_as_bert_uses_them(bert: Tokenizer, text: str, pieces: list[str]) -> None:
-    assert spelt(bert, text) == pieces
-
-
-def bert_words(text: str) -> list[str]:
-    """BERT's rules, written down again: the slow oracle."""
-    cleaned = []
-    for character in text:
-        category = unicodedata.category(character)
-        if character in "\t\n\r" or category == "Zs":
-            cleaned.append(" ")
-        elif character not in "\x00\ufffd" and not category.startswith("C"):
-            cleaned.append(f" {character} " if "\u4e00" <= character <= "\u9fff" else character)
-    words = []
-    for word in "".join(cleaned).split():
-        bare = [c for c in unicodedata.normalize("NFD", word.lower()) if unicodedata.category(c) != "Mn"]
-        current = ""
-        for character in bare:
-            if (character.isascii() and not character.isalnum()) or unicodedata.category(character).startswith("P"):
-                words += [current, character]
-                current = ""
-            else:
-                current += character
-        words.append(current)
-    return [word for word in words if word]
-
-
-@given(text=st.text(alphabet="中国aAZz1 9,.$^`!?éÉüñ。，《》\t\n\u3000\xa0\x00\u200d\ufeff\u0301-_ßøАи", max_size=12))
-def test_bert_style_agrees_with_the_rules_of_bert(bert: Tokenizer, text: str) -> None:
-    assert bert._cutter.words(text) == bert_words(text)
-    assert_paths_agree(bert, [text])
-
-
-def test_a_vocabulary_without_the_special_pieces_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n中\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"no \[MASK\]"):
-        Tokenizer.from_vocab_txt(tmp_path / "vocab.txt")
-
-
 # Processes and threads
-
-
-def test_pickled_is_the_same(tokenizers: list[Tokenizer]) -> None:
-    for tokenizer in tokenizers:
-        again = pickle.loads(pickle.dumps(tokenizer))
-        assert again.fingerprint == tokenizer.fingerprint
-        assert again.ids("战神 launch e\u0301 龘").tolist() == tokenizer.ids("战神 launch e\u0301 龘").tolist()
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
