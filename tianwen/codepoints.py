@@ -111,10 +111,8 @@ class Codepoints:
             seen.update(self._cutter.words(texts[row]))
             codes[ends[row] - len(texts[row]) : ends[row]] = _SEPARATOR
         by_itself = _codepoints(joined)[(codes > 0) | (codes == _SEVERAL)]
-        for codepoint, count in zip(
-            *(column.tolist() for column in np.unique(by_itself, return_counts=True)), strict=True
-        ):
-            seen[chr(codepoint)] += count
+        found, often = np.unique(by_itself, return_counts=True)
+        seen.update(dict(zip(map(chr, found.tolist()), often.tolist(), strict=True)))
         starts = np.concatenate([[0], ends[:-1]])
         seen.update(joined[start:end] for start, end in _letter_runs(codes, starts))
         return seen
@@ -155,13 +153,14 @@ class Codepoints:
         """The letter run by itself, or None when it is not the same everywhere (or too long to keep)."""
         if len(run) > LONGEST_WORD:
             return None
-        if run not in self._words:
-            if len(self._words) >= _MOST_WORDS_KEPT:
-                self._words = {}
+        words = self._words  # another thread may put an empty one in its place meanwhile
+        if run not in words:
+            if len(words) >= _MOST_WORDS_KEPT:
+                words = self._words = {}
             ids, places = self._cutter.encode(run)
             # Between two words that are spelt in bytes stands one more byte: such a word depends on its neighbours.
-            self._words[run] = None if self._cutter.spells(ids) else Word(tuple(ids), tuple(places))
-        return self._words[run]
+            words[run] = None if self._cutter.spells(ids) else Word(tuple(ids), tuple(places))
+        return words[run]
 
     def single(self, character: str) -> int:
         """The id of a character that is exactly one piece. Raises KeyError for any other."""
