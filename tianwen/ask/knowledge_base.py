@@ -18,9 +18,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -43,11 +43,12 @@ from tianwen.ask.new_folder import (
 from tianwen.ask.segment import check
 from tianwen.ask.snapshot import Snapshot, check_text, require_tokenizer
 from tianwen.ask.view import View
-from tianwen.errors import InputError, KnowledgeBaseDamaged, KnowledgeBaseError
+from tianwen.errors import InputError, KnowledgeBaseDamaged, KnowledgeBaseError, ModelError
 from tianwen.text import Tokenizer
 
 # More added facts than this become a segment on disk: rows in SQLite are read and indexed again by every process.
 MOST_ADDED = 20_000
+T = TypeVar("T")
 LOCK_TIMEOUT = 5.0  # seconds a writer waits for another one
 
 
@@ -149,33 +150,39 @@ class KnowledgeBase:
         with self._lock:
             if self._snapshot is not None and self._catalogue.commit_number() == self._snapshot.commit:
                 return self._snapshot
-            for _ in range(20):
-                changes = self._catalogue.changes(self._view.seen)
-                try:
-                    tokenizer = self._tokenizer_of(changes.state)
-                    self._view = self._view.after(changes, tokenizer, self.folder)
-                except FileNotFoundError as error:  # a compaction finished in between: look again
-                    gone = error
-                    if self._catalogue.commit_number() == changes.state.commit:
-                        raise damaged(Path(str(gone)), "the segment is missing") from error
-                    continue
-                self._snapshot = Snapshot(self._view.parts(tokenizer), tokenizer, commit=changes.state.commit)
-                return self._snapshot
+            return self._retried(self._read)
+
+    def _read(self, _: State) -> Snapshot:
+        changes = self._catalogue.changes(self._view.seen)
+        tokenizer = self._tokenizer_of(changes.state)
+        self._view = self._view.after(changes, tokenizer, self.folder)
+        self._snapshot = Snapshot(self._view.parts(tokenizer), tokenizer, commit=changes.state.commit)
+        return self._snapshot
+
+    def _retried(self, read: Callable[[State], T]) -> T:
+        """Read files that the catalogue names; again if a compaction took them away while we were reading."""
+        for _ in range(20):
+            state = self._catalogue.state()
+            try:
+                return read(state)
+            except KnowledgeBaseDamaged:
+                if self._catalogue.commit_number() == state.commit:
+                    raise
         raise KnowledgeBaseError(f"{self.folder} changes faster than it can be read. Try again.")
 
-    def _tokenizer_of(self, state: State) -> Tokenizer:
+    def _tokenizer_of(self, state: State, *, full: bool = False) -> Tokenizer:
         fingerprint = state.settings["tokenizer"]
         path = self.folder / f"tokenizer-{fingerprint}.json"
         if self._required is not None:
             require_tokenizer(str(self.folder), fingerprint, self._required)
-        if self._tokenizer is None or self._tokenizer.fingerprint != fingerprint or self._snapshot is None:
+        if self._tokenizer is None or self._tokenizer.fingerprint != fingerprint or self._snapshot is None or full:
             try:
                 size, crc = checksum(path)
-            except OSError as error:
-                raise damaged(path, error.strerror or str(error)) from error
-            if (str(size), f"{crc:08x}") != (state.settings["tokenizer_bytes"], state.settings["tokenizer_crc32"]):
-                raise damaged(path, "its checksum differs from the one recorded")
-            self._tokenizer = self._required or Tokenizer.load(path)
+                if (str(size), f"{crc:08x}") != (state.settings["tokenizer_bytes"], state.settings["tokenizer_crc32"]):
+                    raise damaged(path, "its checksum differs from the one recorded")
+                self._tokenizer = self._required or Tokenizer.load(path)
+            except (OSError, ModelError) as error:
+                raise damaged(path, str(error)) from error
         return self._tokenizer
 
     def info(self) -> dict[str, Any]:
@@ -205,7 +212,12 @@ class KnowledgeBase:
 
     def verify(self) -> None:
         """Read every file and compare it with its checksum, however large; raises KnowledgeBaseDamaged."""
-        for number, _, manifest in self._catalogue.verify().segments:
+        self._catalogue.verify()
+        self._retried(self._verify)
+
+    def _verify(self, state: State) -> None:
+        self._tokenizer_of(state, full=True)
+        for number, _, manifest in state.segments:
             check(segment_folder(self.folder, number), manifest_checksum=manifest, full=True)
 
     # Writing

@@ -181,12 +181,7 @@ def by_key(
 
 
 def check(folder: Path, *, manifest_checksum: int, full: bool | None = None) -> None:
-    """Compare a segment with its manifest: always the sizes, the bytes too when `full` (default: when it is small).
-
-    Raises KnowledgeBaseDamaged; FileNotFoundError when the whole folder is gone (a compaction can do that).
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(folder)
+    """Compare a segment with its manifest: always the sizes, the bytes too when `full` (default: when it is small)."""
     manifest = _manifest(folder, manifest_checksum)
     files: dict[str, dict[str, Any]] = manifest["files"]
     total = sum(entry["bytes"] for entry in files.values())
