@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 import tianwen
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
 
 ROOT = Path(__file__).parents[2]
 OURS = ["tianwen", "tests", "examples", "benchmarks", "docs", ".ci"]
@@ -102,3 +108,15 @@ def test_links_between_pages_lead_somewhere():
         if not (page.parent / target).exists()
     ]
     assert not broken, "\n".join(broken)
+
+
+def test_every_file_of_the_package_is_installed():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
+        "package-data"
+    ]
+    package = ROOT / "tianwen"
+    data = {
+        path for path in package.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc", ".nbi", ".nbc"}
+    }
+    installed = {path for pattern in declared["tianwen"] for path in package.glob(pattern)}
+    assert not data - installed, "name it in pyproject.toml under package-data"
