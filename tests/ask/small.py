@@ -64,7 +64,7 @@ def same_answers(some, others, *, atol: float = 1e-4) -> None:
 
 
 class SlowTruth:
-    """p(S | Q), and the prior-corrected scores of `candidates`, by one plain pass for each token and no tree."""
+    """The prior-corrected scores of `candidates`, by one plain pass for each token and no tree."""
 
     def __init__(self, asker: Asker, keys) -> None:
         """`keys` are (subject, predicate, sense) texts."""
@@ -94,16 +94,6 @@ class SlowTruth:
         """log p(tokens | source, prefix) of the model alone."""
         return sum(float(self.next_token(source, (*prefix, *tokens[:i]))[token]) for i, token in enumerate(tokens))
 
-    def path(self, source, tokens) -> float:
-        """Sum of log p renormalised over what the keys allow at each token."""
-        whole = [tuple(token for field in key for token in field) for key in self.keys]
-        total = 0.0
-        for i, token in enumerate(tokens):
-            allowed = sorted({key[i] for key in whole if key[:i] == tokens[:i] and len(key) > i})
-            log_p = self.next_token(source, tokens[:i])
-            total += log_p[token] - _log_sum(log_p[allowed])
-        return total
-
     def corrected(self, source, given, tokens, subject, weight) -> float:
         return self.chain(source, given, tokens) - weight * self.chain(self.framed(subject[:-1]), given, tokens)
 
@@ -118,7 +108,7 @@ class SlowTruth:
             of_m = {other: self.corrected(source, s + p, other, s, weight) for other in senses}
             share_p = of_p[p] - _log_sum(np.array(list(of_p.values())))
             share_m = of_m[m] - _log_sum(np.array(list(of_m.values())))
-            out[s, p, m] = self.path(source, s) + share_p + share_m
+            out[s, p, m] = self.chain(source, (), s) + share_p + share_m
         return out
 
 

@@ -48,7 +48,9 @@ def test_calibration_error_by_hand():
     assert calibration_error([1.0, 0.0], [False, True], bins=1) == 0.0
 
 
-@given(st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.booleans()), min_size=1, max_size=60), st.randoms())
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.booleans()), min_size=1, max_size=60), st.randoms()
+)
 def test_calibration_error_does_not_depend_on_the_order_of_questions(pairs, chance):
     shuffled = pairs[:]
     chance.shuffle(shuffled)

@@ -78,7 +78,7 @@ def with_prior(
     heads = [_Chain(int(path[first]), entries.tokens[a:b]) for first, a, b in starts]
     asked, corrected = scorer.score(heads, names=True)
     heads_of_path = np.searchsorted([chain.path for chain in heads], np.arange(len(found) + 1))
-    score = renormalise(heads_of_path, corrected)[group] + found.raw[path]
+    score = renormalise(heads_of_path, corrected)[group] + scorer.named[path]
     score = score + _senses(scorer, entries, group, starts, path)
     return Candidates(found.owner[path], entries.terminal, score, scorer.named[path], asked[group])
 
