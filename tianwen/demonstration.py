@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from importlib.resources import as_file, files
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 import typer
@@ -43,10 +44,10 @@ def ask_all(ask: Ask) -> Iterator[tuple[dict, list[Answer], bool]]:
 def for_people_with_verdict(expected: dict, answers: list[Answer], right: bool) -> str:
     """A question, a mark, its answer, and where it is wrong the answer expected."""
     mark = typer.style("✓", fg="green") if right else typer.style("✗", fg="red")
-    lines = [f"{mark} {expected['question']}", for_people(expected["question"], answers)]
+    lines = [f"{mark} {expected['question']}", indent(for_people(expected["question"], answers), "  ")]
     if not right:
         lines.append(
-            f"    expected  {'; '.join(expected['answer'])}  ({expected['subject']} → {expected['predicate']})"
+            f"      expected  {'; '.join(expected['answer'])}  ({expected['subject']} → {expected['predicate']})"
         )
     return "\n".join(lines)
 
