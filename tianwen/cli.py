@@ -278,6 +278,9 @@ def train_ask(
         float,
         typer.Option("--synthetic", metavar="P", min=0.0, max=1.0, help="Share of questions made up by patterns."),
     ] = 0.45,
+    english: Annotated[
+        float, typer.Option("--english", metavar="P", min=0.0, max=1.0, help="Share of these that are in English.")
+    ] = 0.3,
     scratch: Annotated[bool, typer.Option("--scratch", help="Start from nothing instead of a trained model.")] = False,
     layers: Annotated[int, typer.Option("--layers", metavar="N", min=1, help="With --scratch.")] = 4,
     width: Annotated[int, typer.Option("--width", metavar="N", min=2, help="With --scratch.")] = 256,
@@ -302,6 +305,7 @@ def train_ask(
         batch=batch,
         learning_rate=learning_rate,
         synthetic=synthetic,
+        english=english,
         layers=layers,
         width=width,
         storage=storage.value,

@@ -22,15 +22,21 @@ Name = tuple[str, str]
 
 _HAN = re.compile("[\u3400-\u9fff]")
 
-OWN, TABLE, ENGLISH = 0.4, 0.3, 0.3
-"""Where a drawn predicate comes from: the given ones, the Chinese tables, the English tables."""
+FROM_TABLES = 3 / 7
+"""Share of the Chinese predicates that come from the tables; the others are the given ones."""
 
 
 class ColdStart:
     """Draws questions with their paths. `names` and `predicates` are those of a knowledge base or of question files."""
 
-    def __init__(self, names: Sequence[Name], predicates: Sequence[str], *, only_own: bool = False) -> None:
-        """`only_own` draws no predicate outside `predicates`: for one knowledge base, not for a model for all."""
+    def __init__(
+        self, names: Sequence[Name], predicates: Sequence[str], *, only_own: bool = False, english: float = 0.3
+    ) -> None:
+        """`only_own` draws no predicate outside `predicates`: for one knowledge base, not for a model for all.
+
+        `english` is the share of questions from the English tables.
+        """
+        self.english_share = english
         self.names = list(names)
         self.predicates = list(predicates)
         self.only_own = only_own
@@ -53,12 +59,10 @@ class ColdStart:
 
     def path(self, chance: random.Random) -> tuple[Name, str]:
         """A name and a predicate, of the same language where that is ours to choose."""
-        kind = chance.random()
-        if self.only_own or kind < OWN:
-            return chance.choice(self.names), chance.choice(self.predicates)
-        if kind < OWN + TABLE:
-            return chance.choice(self.names), chance.choice(self.listed)
-        return self._english_name(chance), chance.choice(self.english)
+        if not self.only_own and chance.random() < self.english_share:
+            return self._english_name(chance), chance.choice(self.english)
+        listed = not self.only_own and chance.random() < FROM_TABLES
+        return chance.choice(self.names), chance.choice(self.listed if listed else self.predicates)
 
     def _english_name(self, chance: random.Random) -> Name:
         """A Latin name as given, or a new one from the words of several: there are few."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class TrainAskSettings:
     """How to train an asker. `learning_rate` None: 1e-3 from scratch, 2e-4 from a trained model.
 
-    `synthetic` is the share of made-up questions, `prior` that of bare subjects; `layers`, `width` and `vocabulary`
+    `synthetic` is the share of made-up questions (`english`: of these, in English), `prior` that of bare subjects; `layers`, `width` and `vocabulary`
     shape a model from scratch; `storage` is how its weights are saved.
     """
 
@@ -44,6 +44,7 @@ class TrainAskSettings:
     batch: int = 64
     learning_rate: float | None = None
     synthetic: float = 0.45
+    english: float = 0.3
     prior: float = 0.12
     swap: float = 0.3
     layers: int = 4
@@ -75,7 +76,11 @@ def train_ask(
     how = settings or TrainAskSettings()
     read = [q for q in read_questions(questions) if q.text.strip() and q.subject.strip() and q.predicate.strip()]
     names, predicates, only_own = _material(read, kb)
-    invent = ColdStart(names, predicates, only_own=only_own).question if how.synthetic or not read else None
+    invent = (
+        ColdStart(names, predicates, only_own=only_own, english=how.english).question
+        if how.synthetic or not read
+        else None
+    )
     asker = _from_scratch(read, names, predicates, how) if scratch else Asker.load(start)
     mixture = Mixture(read, asker.tokenizer, _mixture_settings(how), invent=invent)
     rate = how.learning_rate if how.learning_rate is not None else (1e-3 if scratch else 2e-4)
