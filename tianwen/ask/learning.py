@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 class TrainAskSettings:
     """How to train an asker. `learning_rate` None: 1e-3 from scratch, 2e-4 from a trained model.
 
-    `synthetic` is the share of made-up questions (`english`: of these, in English), `prior` that of bare subjects; `layers`, `width` and `vocabulary`
-    shape a model from scratch; `storage` is how its weights are saved.
+    `synthetic` is the share of made-up questions (`english`: of these, in English), `prior` that of bare subjects;
+    `layers`, `width` and `vocabulary` shape a model from scratch; `storage` is how its weights are saved.
     """
 
     steps: int = 600
