@@ -28,7 +28,7 @@ from tianwen.ask.seq2seq import AskModel
 from tianwen.ask.session import TreeSession
 from tianwen.ask.snapshot import Snapshot
 from tianwen.ask.speculation import speculate
-from tianwen.errors import InputError, ModelError
+from tianwen.errors import InputError
 from tianwen.text import Tokenizer
 
 IMPLAUSIBLE = 5.0
@@ -159,10 +159,6 @@ class Asker:
             trace.questions += len(questions)
             trace.model_calls += int(session.calls.sum())
             trace.tokens += session.fed
-        if not np.isfinite(candidates.score).all():
-            raise ModelError(
-                "The model's probabilities are not numbers: its weights are damaged. Fetch or train it anew."
-            )
         return [self._best_answers(row, question, candidates, snapshot, how) for row, question in enumerate(questions)]
 
     def question_ids(self, question: str) -> np.ndarray:
@@ -200,7 +196,7 @@ class Asker:
         found = search(
             session, trie, start, Search(keep=how.beams, until_field=1, within=IMPLAUSIBLE, rounds=rounds, **common)
         )
-        found = found.take(~(found.score <= _best_of_owner(found) - IMPLAUSIBLE))  # keeps what is no number: told later
+        found = found.take(found.score > _best_of_owner(found) - IMPLAUSIBLE)
         entries = entries_below(session, trie, found, most=self.settings.most_candidates)
         prompts = [self._framed(found.chain(row)[:-1]) for row in range(len(found))]
         weight = self.settings.prior_weight if how.prior_weight is None else how.prior_weight

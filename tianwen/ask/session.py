@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tianwen.ask.seq2seq import AskModel
+from tianwen.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -299,7 +300,10 @@ class TreeSession:
     def log_probabilities(
         self, owner: np.ndarray, states: Tensor, wanted_ptr: np.ndarray, wanted: np.ndarray
     ) -> np.ndarray:
-        """log p of wanted tokens (ragged, `wanted_ptr` [rows + 1]) after each state ([rows, width]); float64 [m]."""
+        """log p of wanted tokens (ragged, `wanted_ptr` [rows + 1]) after each state ([rows, width]); float64 [m].
+
+        Raises ModelError where the model gives something that is no number.
+        """
         row = np.repeat(np.arange(len(owner)), np.diff(wanted_ptr))
         length = self.source_ids.shape[1]
         values = self.model.log_probabilities(
@@ -310,7 +314,10 @@ class TreeSession:
             torch.from_numpy(wanted.astype(np.int64)).to(states.device),
             torch.from_numpy(row).to(states.device),
         )
-        return values.double().cpu().numpy()
+        log_p = values.double().cpu().numpy()
+        if not np.isfinite(log_p).all():
+            raise ModelError("The model's scores are not numbers: its weights are damaged. Fetch them again, or train.")
+        return log_p
 
     def states_at(self, owner: np.ndarray, node: np.ndarray) -> Tensor:
         """Hidden states of nodes, [rows, width]."""
