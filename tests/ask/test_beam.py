@@ -13,9 +13,7 @@ from tianwen.ask.ragged import ragged
 from tianwen.ask.trie import CatalogueTrie
 
 END = 1
-KEYS = st.lists(
-    st.lists(st.integers(2, 6), min_size=1, max_size=6).map(tuple), min_size=1, max_size=30, unique=True
-)
+KEYS = st.lists(st.lists(st.integers(2, 6), min_size=1, max_size=6).map(tuple), min_size=1, max_size=30, unique=True)
 
 
 def built(keys):
@@ -77,7 +75,8 @@ def test_a_beam_as_wide_as_the_catalogue_is_exact(keys):
 def test_no_filler_and_no_duplicate_when_entries_are_few(keys, beams):
     answer = found(MockSession(1), keys, Search(beams=beams, keep=beams))[0]
     entries = [key for _, key in answer]
-    assert len(set(entries)) == len(entries) and set(entries) <= {(*key, END) for key in keys}
+    assert len(set(entries)) == len(entries)
+    assert set(entries) <= {(*key, END) for key in keys}
     assert answer, "some entry is always found"
 
 
@@ -108,7 +107,8 @@ def test_tokens_too_unlikely_for_a_float_do_not_break_the_search(scale):
     keys = [(2, 3, 4), (2, 5), (6, 2)]
     answer = found(MockSession(2, scale=scale), keys, Search(beams=2, keep=3))
     for entries in answer:
-        assert entries and all(np.isfinite(score) for score, _ in entries)
+        assert entries
+        assert all(np.isfinite(score) for score, _ in entries)
 
 
 def test_renormalise_survives_underflow():
