@@ -57,4 +57,7 @@ class MissingExtra(TianwenError):
     """An optional dependency is needed; the message names the extra to install."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"This needs the package {package!r}, which is not installed. Install it with: pip install 'tianwen[{extra}]'")
+        super().__init__(
+            f"This needs the package {package!r}, which is not installed. "
+            f"Install it with: pip install 'tianwen[{extra}]'"
+        )

@@ -172,7 +172,7 @@ class TreeSession:
         past: list[tuple[Tensor, Tensor]] | None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         device = next(self.model.parameters()).device
-        onto = lambda array: torch.from_numpy(np.require(array, requirements="CW")).to(device)  # noqa: E731
+        onto = lambda array: torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)  # noqa: E731
         return self.model.hidden(
             onto(ids),
             before=onto(before),
