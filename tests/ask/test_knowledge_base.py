@@ -5,14 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import resource
-import shutil
-import sqlite3
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,61 +15,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from tianwen.ask import knowledge_base as module
-from tianwen.ask.columns import Texts, map_columns, write_columns
-from tianwen.ask.durable import SharedFile, WriteLock
 from tianwen.ask.fact_files import Report, read_facts
 from tianwen.ask.facts import Fact
 from tianwen.ask.knowledge_base import KnowledgeBase
-from tianwen.ask.snapshot import Snapshot
 from tianwen.errors import (
     InputError,
-    KnowledgeBaseDamaged,
-    KnowledgeBaseError,
-    KnowledgeBaseLocked,
     KnowledgeBaseNotFound,
     WrongTokenizer,
 )
 from tianwen.text import Tokenizer
 
-TOKENIZER = Tokenizer.train(["火星木星白蛇电影导演卫星 NASA Ares"], min_count=1)
-FACTS = [
-    Fact("火星", "卫星", "火卫一", source="https://example.org/mars"),
-    Fact("火星", "卫星", "火卫二"),
-    Fact("火星", "质量", "6.4e23 kg", "行星"),
-    Fact("白蛇", "导演", "黄家康", "电影"),
-    Fact("白蛇", "导演", "吴家骀", "电视剧"),
-    Fact("NASA", "founded", "1958"),
-    Fact("nasa", "founded", "29 July 1958"),
-]
+from .few_facts import FACTS, TOKENIZER, agree, answers
 
 
 @pytest.fixture
 def kb(tmp_path: Path) -> Iterator[KnowledgeBase]:
     with KnowledgeBase.build(FACTS, tmp_path / "test.kb", tokenizer=TOKENIZER) as kb:
         yield kb
-
-
-def answers(snapshot: Snapshot, subject: str, predicate: str, sense: str = "") -> list[Fact]:
-    """What the tree and the values say for one key; [] when the key is not there."""
-    end = [TOKENIZER.sep_id]
-    ids = np.concatenate([part for text in (subject, predicate, sense) for part in (TOKENIZER.ids(text), end)])
-    state = snapshot.trie.walk(ids.astype(np.int32)[None], np.array([len(ids)]))
-    return snapshot.facts(state[0]) if snapshot.trie.is_terminal(state)[0] else []
-
-
-def key(fact: Fact) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(TOKENIZER.ids(text)) for text in (fact.subject, fact.predicate, fact.sense))
-
-
-def agree(snapshot: Snapshot, truth: list[Fact]) -> None:
-    """The snapshot holds exactly these facts, and each key gives its own in the order of their coming."""
-    assert len(snapshot) == len(truth)
-    assert sorted(snapshot.iter_facts(), key=repr) == sorted(truth, key=repr)
-    for fact in truth:
-        expected = [other for other in truth if key(other) == key(fact)]
-        assert answers(snapshot, fact.subject, fact.predicate, fact.sense) == expected
-    entries = snapshot.trie.completions(snapshot.trie.root(1), limit=10_000)
-    assert len(entries.terminal) == len({key(fact) for fact in truth})
 
 
 # Building and opening
@@ -212,34 +169,6 @@ def test_info_counts_what_is_there(kb):
     assert expected.items() <= info.items()
     assert info["tokenizer"] == TOKENIZER.fingerprint
     assert info["bytes"] > 1000
-
-
-def test_values_are_ordinary_arrow_files(kb):
-    segment = kb.folder / "segments" / "0001"
-    values, names = pl.read_ipc(segment / "values.arrow"), pl.read_ipc(segment / "subject.arrow")
-    assert sorted(values["object"]) == sorted(fact.object for fact in FACTS)
-    assert sorted(names["text"].gather(values["subject"])) == sorted(fact.subject for fact in FACTS)
-
-
-@pytest.mark.parametrize("count", [0, 1, 3, 140_000])
-def test_mapped_columns_equal_what_was_written(tmp_path, count):
-    texts = pl.Series("t", ["", "甲", "b" * 40] * count, dtype=pl.String).head(count)
-    numbers = pl.Series("n", range(count), dtype=pl.UInt32)
-    write_columns(tmp_path / "f.arrow", pl.DataFrame([numbers, texts]))
-    columns = map_columns(tmp_path / "f.arrow", {"n": "number", "t": "text"})
-    mapped = columns["t"]
-    assert isinstance(mapped, Texts)
-    assert isinstance(columns["n"], np.ndarray)
-    np.testing.assert_array_equal(columns["n"], numbers.to_numpy())
-    assert mapped.take(range(count)) == texts.to_list()
-    assert mapped.take(np.arange(count)[::-7]) == texts.to_list()[::-7]
-
-
-@pytest.mark.parametrize("content", [b"", b"ARROW1", b"ARROW1\0\0" + b"\xff" * 60 + b"ARROW1", b"x" * 100])
-def test_a_file_of_another_kind_is_not_mapped(tmp_path, content):
-    (tmp_path / "f").write_bytes(content)
-    with pytest.raises(ValueError):  # noqa: PT011 - an empty file has the system's own words
-        map_columns(tmp_path / "f", {"n": "number"})
 
 
 # Changing
@@ -384,152 +313,3 @@ def _temporary() -> Iterator[str]:
 
     with tempfile.TemporaryDirectory() as folder:
         yield folder
-
-
-# Several at once, and places that cannot be written
-
-
-def test_a_second_writer_waits_and_then_is_told(kb):
-    kb.lock_timeout = 0.05
-    with WriteLock(kb.folder / "write.lock", timeout=1):
-        for change in (lambda: kb.add([Fact("a", "b", "c")]), lambda: kb.remove("火星"), kb.compact):
-            with pytest.raises(KnowledgeBaseLocked, match="being written by another process"):
-                change()
-        agree(kb.snapshot(), FACTS)
-    kb.lock_timeout = 30.0
-    lock = WriteLock(kb.folder / "write.lock", timeout=1)
-    lock.__enter__()
-    threading.Timer(0.1, lock.__exit__).start()
-    assert kb.add([Fact("a", "b", "c")]) == 1
-
-
-def test_readers_see_whole_commits_while_a_writer_works(kb):
-    """Each commit replaces one pair of facts by another: no view ever has half a pair."""
-    stop, torn = threading.Event(), []
-
-    def read() -> None:
-        with KnowledgeBase.open(kb.folder) as reader:
-            while not stop.is_set():
-                found = [fact.object for fact in reader.snapshot().find("pair")]
-                if len(found) not in (0, 2) or len(set(found)) > 1:
-                    torn.append(found)
-
-    threads = [threading.Thread(target=read) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for number in range(8):
-        kb.add([Fact("pair", "left", str(number)), Fact("pair", "right", str(number))])
-        if number % 5 == 4:
-            kb.compact()
-        kb.remove("pair")
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert not torn
-
-
-def test_a_read_only_folder_is_answered_from_and_refuses_changes(kb):
-    kb.add([Fact("木星", "卫星", "木卫一")])
-    kb.close()
-    folder = kb.folder
-    paths = [folder, *folder.rglob("*")]
-    for path in paths:
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    try:
-        before = sorted(os.listdir(folder))
-        with KnowledgeBase.open(folder) as reader:
-            agree(reader.snapshot(), [*FACTS, Fact("木星", "卫星", "木卫一")])
-            for change in (lambda: reader.add([Fact("a", "b", "c")]), lambda: reader.remove("火星"), reader.compact):
-                with pytest.raises(KnowledgeBaseError, match=r"read-only.*chmod"):
-                    change()
-        assert sorted(os.listdir(folder)) == before
-    finally:
-        for path in paths:
-            path.chmod(0o755)
-
-
-def test_a_read_only_copy_with_an_unmerged_log_shows_the_last_commit(kb, tmp_path):
-    with _holding_the_log(kb.folder):
-        kb.add([Fact("木星", "卫星", "木卫一")])
-        assert (kb.folder / "catalogue.sqlite-wal").stat().st_size
-        copy = Path(shutil.copytree(kb.folder, tmp_path / "copy"))
-    copy.chmod(0o555)
-    try:
-        with KnowledgeBase.open(copy) as reader:
-            agree(reader.snapshot(), [*FACTS, Fact("木星", "卫星", "木卫一")])
-    finally:
-        copy.chmod(0o755)
-
-
-@contextlib.contextmanager
-def _holding_the_log(folder: Path) -> Iterator[None]:
-    """A reader in the middle of a transaction: the log cannot be merged meanwhile."""
-    connection = sqlite3.connect(folder / "catalogue.sqlite", isolation_level=None)
-    connection.execute("BEGIN")
-    connection.execute("SELECT * FROM settings").fetchall()
-    try:
-        yield
-    finally:
-        connection.close()
-
-
-@contextlib.contextmanager
-def _limited_files(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes: what a full disk does, for this process only."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.parametrize("size", [0, 200, 40_000])
-def test_a_full_disk_loses_nothing_and_is_told(kb, size):
-    big = [Fact(f"s{i}", "p", "x" * 4000) for i in range(50)]
-    with _limited_files(size):
-        with pytest.raises(KnowledgeBaseError, match=r"no room|Nothing (that was )?stored is lost"):
-            kb.add(big)
-        agree(kb.snapshot(), FACTS)
-        with pytest.raises((KnowledgeBaseError, InputError), match=r"no room|Nothing (that was )?stored is lost"):
-            KnowledgeBase.build(big, kb.folder.with_name("other"), tokenizer=TOKENIZER)
-    assert kb.add(big) == 50
-    with _limited_files(size), pytest.raises(KnowledgeBaseError, match=r"no room|Nothing (that was )?stored is lost"):
-        kb.compact()
-    agree(kb.snapshot(), [*FACTS, *big])
-    kb.close()
-    with KnowledgeBase.open(kb.folder) as again:
-        agree(again.snapshot(), [*FACTS, *big])
-        again.compact()
-    assert os.listdir(kb.folder.parent) == [kb.folder.name]
-
-
-def test_a_descriptor_is_shared_until_its_last_user_in_the_process_lets_go(tmp_path):
-    path = tmp_path / "f"
-    path.write_bytes(b"abc")
-    first, second = SharedFile(path), SharedFile(path)
-    first.close()
-    assert b"".join(second.chunks()) == b"abc"
-    descriptor = second._descriptor
-    assert descriptor is not None
-    second.close()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(descriptor)
-
-
-def test_a_closed_knowledge_base_says_so(kb):
-    snapshot = kb.snapshot()
-    kb.close()
-    kb.close()
-    agree(snapshot, FACTS)
-    for use in (kb.snapshot, lambda: kb.add([Fact("a", "b", "c")])):
-        with pytest.raises(KnowledgeBaseError, match=r"was closed\. Open it again"):
-            use()
-
-
-def test_a_verified_knowledge_base_says_nothing_and_a_damaged_one_does(kb):
-    kb.verify()
-    victim = next((kb.folder / "segments").rglob("values.arrow"))
-    victim.write_bytes(victim.read_bytes()[:-1] + b"\0")
-    with pytest.raises(KnowledgeBaseDamaged, match=r"values\.arrow"):
-        kb.verify()
