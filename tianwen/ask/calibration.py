@@ -7,7 +7,8 @@ out of the candidates); as if it lacked its subject. The first answer is then ri
 
     p = softmax(score / T)[best] * sigmoid(b + w_s log p(S | Q) + w_p log p(P | S, Q))
 
-is fitted to that by maximum likelihood over T, b, w_s, w_p.
+is fitted to that by maximum likelihood over T, b, w_s, w_p. The questions as they are weigh most: a knowledge base is
+mostly asked what it knows, and there the probabilities shall be true; the others show what a missing answer looks like.
 """
 
 from __future__ import annotations
@@ -30,18 +31,23 @@ if TYPE_CHECKING:
     from tianwen.ask.snapshot import Snapshot
 
 
+MISSING = 0.1
+"""Weight of a view of a question whose answer was taken out."""
+
+
 @dataclass(frozen=True)
 class Scored:
-    """One question's candidates: score, subject, predicate [m] (log-probabilities), and which are right [m]."""
+    """One question's candidates: score, subject, predicate [m] (log-probabilities), which are right [m]; its weight."""
 
     score: np.ndarray
     subject: np.ndarray
     predicate: np.ndarray
     right: np.ndarray
+    weight: float = 1.0
 
     def without(self, gone: np.ndarray) -> Scored:
         """The candidates that are not gone."""
-        return Scored(self.score[~gone], self.subject[~gone], self.predicate[~gone], self.right[~gone])
+        return Scored(self.score[~gone], self.subject[~gone], self.predicate[~gone], self.right[~gone], MISSING)
 
 
 def calibrate(
@@ -60,7 +66,10 @@ def calibrate(
             progress(len(rows) // 3, len(questions))
     rows = [row for row in rows if len(row.score)]
     settings = _fitted(rows, asker.settings)
-    before, after = (_error(rows, s) for s in (replace(asker.settings, evidence=None, temperature=1.0), settings))
+    before, after = (
+        _error([row for row in rows if row.weight == 1], s)
+        for s in (replace(asker.settings, evidence=None, temperature=1.0), settings)
+    )
     return settings, {"calibration_error_before": before, "calibration_error_after": after}
 
 
@@ -114,6 +123,7 @@ def _fitted(rows: Sequence[Scored], settings: AskerSettings) -> AskerSettings:
         [max(row.predicate[i], FAINTEST) for row, i in zip(rows, best, strict=True)], dtype=torch.float64
     )
     right = torch.tensor([float(row.right[i]) for row, i in zip(rows, best, strict=True)], dtype=torch.float64)
+    weight = torch.tensor([row.weight for row in rows], dtype=torch.float64)
     parameters = torch.tensor([0.0, 2.0, 0.3, 0.3], dtype=torch.float64, requires_grad=True)
 
     def negative_log_likelihood() -> torch.Tensor:
@@ -122,7 +132,7 @@ def _fitted(rows: Sequence[Scored], settings: AskerSettings) -> AskerSettings:
         logit = bias + of_subject.clamp(min=0) * subject + of_predicate.clamp(min=0) * predicate
         log_p = (share + torch.nn.functional.logsigmoid(logit)).clamp(min=-30)
         log_q = torch.log1p(-log_p.exp().clamp(max=1 - 1e-9))
-        return -(right * log_p + (1 - right) * log_q).mean()
+        return -(weight * (right * log_p + (1 - right) * log_q)).sum() / weight.sum()
 
     optimiser = torch.optim.Adam([parameters], lr=0.03)  # four numbers: plain steps are quick, and safe on flat ground
     for _ in range(600):

@@ -32,7 +32,7 @@ class AskerSettings:
     beam's best. `bf16`: run under autocast.
     """
 
-    prior_weight: float = 0.8
+    prior_weight: float = 0.9
     temperature: float = 1.0
     evidence: tuple[float, float, float] | None = None
     threshold: float = 0.0
