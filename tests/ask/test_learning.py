@@ -77,7 +77,7 @@ def test_started_again_after_its_end_it_only_saves_again(trained, questions, tmp
 
 
 def test_it_learns(questions, tmp_path):
-    settings = TrainAskSettings(steps=40, synthetic=0.0, prior=0.0, swap=0.0, learning_rate=0.03, **TINY)
+    settings = TrainAskSettings(steps=30, synthetic=0.0, prior=0.0, swap=0.0, learning_rate=0.03, **TINY)
     train_ask([questions], tmp_path, scratch=True, settings=settings, log_every=20)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]

@@ -53,7 +53,7 @@ def exist(answers, live: list[Fact], question: str = "") -> None:
         assert 0 <= answer.probability <= 1 + 1e-9
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(st.lists(sound, min_size=1, max_size=14), st.sampled_from(QUESTIONS), st.data())
 def test_whatever_the_facts(given_facts, question, data):
     live = list(dict.fromkeys(given_facts))
@@ -91,7 +91,7 @@ def test_whatever_the_model(kb, seed, options):
 def test_a_removed_fact_is_never_answered_and_an_added_one_at_once(kb, tmp_path):
     with built(FACTS, tmp_path / "kb", BYTES) as changing:
         live = list(FACTS)
-        for fact in FACTS:
+        for fact in FACTS[::3]:
             changing.remove(fact.subject, fact.predicate, fact.object)
             live.remove(fact)
             new = Fact(fact.subject + "二", fact.predicate, fact.object)

@@ -198,7 +198,8 @@ class Asker:
         )
         found = found.take(found.score > _best_of_owner(found) - IMPLAUSIBLE)
         entries = entries_below(session, trie, found, most=self.settings.most_candidates)
-        prompts = [self._framed(found.chain(row)[:-1]) for row in range(len(found))]
+        limit = self.settings.max_question
+        prompts = [self._framed(found.chain(row)[:-1][:limit]) for row in range(len(found))]
         weight = self.settings.prior_weight if how.prior_weight is None else how.prior_weight
         return session, with_prior(session, found, entries, prompts, weight)
 

@@ -33,7 +33,7 @@ ROW_WIDTH = 48
 """Tokens of one row when candidates are scored: wide rows share one copy of the question's cache."""
 
 
-TOKENS_AT_ONCE = 20_000
+TOKENS_AT_ONCE = 8_000
 """Tokens of one call, each with a row of logits: what bounds the memory where many large subjects meet in a batch."""
 
 
