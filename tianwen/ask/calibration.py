@@ -22,9 +22,11 @@ import numpy as np
 import torch
 
 from tianwen.ask.asker import Asker, AskOptions
+from tianwen.ask.evaluation import can_be_asked
 from tianwen.ask.metrics import calibration_error, normalised
 from tianwen.ask.model_files import FAINTEST, AskerSettings, replace_settings
 from tianwen.ask.questions import Question
+from tianwen.errors import InputError
 
 if TYPE_CHECKING:
     from tianwen.ask.knowledge_base import KnowledgeBase
@@ -58,13 +60,22 @@ def calibrate(
     options: AskOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[AskerSettings, dict[str, float]]:
-    """The asker's settings with fitted temperature and evidence, and the calibration error before and after."""
+    """The asker's settings with fitted temperature and evidence, and the calibration error before and after.
+
+    Raises InputError when there is nothing to fit to: no question that can be asked, or no facts.
+    """
     rows: list[Scored] = []
-    for scored in _scored(asker, kb.snapshot(), questions, options or AskOptions()):
+    snapshot = kb.snapshot()
+    questions = [question for question in questions if can_be_asked(asker, question.text)] if len(snapshot) else []
+    for scored in _scored(asker, snapshot, questions, options or AskOptions()):
         rows.extend(scored)
         if progress is not None:
             progress(len(rows) // 3, len(questions))
     rows = [row for row in rows if len(row.score)]
+    if not rows:
+        raise InputError(
+            "Probabilities are fitted to answers: give questions that can be asked, and a base with facts."
+        )
     settings = _fitted(rows, asker.settings)
     before, after = (
         _error([row for row in rows if row.weight == 1], s)

@@ -45,7 +45,7 @@ def evaluate_ask(
     trace, answers, start = Trace(), [], time.perf_counter()
     texts = [question.text for question in questions]
     snapshot = kb.snapshot()
-    askable = [_can_be_asked(asker, text) for text in texts]
+    askable = [can_be_asked(asker, text) for text in texts]
     asked = [text for text, can in zip(texts, askable, strict=True) if can]
     found = asker.answers(asked, snapshot, how, batch=batch, trace=trace)
     for can in askable:
@@ -61,7 +61,8 @@ def evaluate_ask(
     }
 
 
-def _can_be_asked(asker: Asker, text: str) -> bool:
+def can_be_asked(asker: Asker, text: str) -> bool:
+    """Whether the asker reads this question: it is not empty and not too long."""
     try:
         asker.question_ids(text)
     except InputError:
