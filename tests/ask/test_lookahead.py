@@ -114,6 +114,6 @@ def test_a_limit_reads_the_first_entries_below_each_child():
 
 
 def test_no_question_and_no_path():
-    assert question_positions([]).length.tolist() == []
+    assert question_positions([]).ptr.tolist() == [0]
     trie, _, _ = catalogue([(4,), (5,)])
     assert weights(trie, [[4]], [], []) == []

@@ -41,7 +41,6 @@ class Questions(NamedTuple):
     ptr: Int64[np.ndarray, " q+1"]  # question i has the distinct tokens ptr[i] .. ptr[i + 1] - 1
     token: Int64[np.ndarray, " d"]  # ascending within a question
     places: Int64[np.ndarray, " d words"]  # bit j % 62 of word j // 62: the token stands at position j
-    length: Int64[np.ndarray, " q"]
 
 
 class PathsLike(Protocol):
@@ -103,7 +102,7 @@ def question_positions(questions: Sequence[Int[np.ndarray, " tokens"]]) -> Quest
     places = np.zeros((int(new.sum()), int(length.max(initial=1)) // BITS + 1), np.int64)  # [d, words]
     np.bitwise_or.at(places, (number, at[order] // BITS), 1 << (at[order] % BITS))
     distinct = order[new]
-    return Questions(pointers(np.bincount(row[distinct], minlength=len(length))), token[distinct], places, length)
+    return Questions(pointers(np.bincount(row[distinct], minlength=len(length))), token[distinct], places)
 
 
 def lookahead_weights(
@@ -144,12 +143,11 @@ def _read(questions, question, tokens, span, column):
 
 
 @filling_kernel
-def _lcs(column, length):
-    """Zeros among the first `length` bits: the length of the longest common subsequence so far."""
+def _lcs(column):
+    """The zeros of the column: length of the longest common subsequence so far (bits beyond the question stay 1)."""
     found = np.int64(0)
     for word in range(len(column)):
-        inside = min(max(length - word * BITS, 0), BITS)
-        zeros = ~column[word] & ((1 << inside) - 1)
+        zeros = ~column[word] & FULL
         while zeros:
             zeros &= zeros - 1
             found += 1
@@ -167,15 +165,15 @@ def _weigh(questions, owner, batch, columns, weight):
     prefix, children, below = batch
     start, behind, column = columns[0], columns[1], columns[2]  # behind the prefix, the child, part of an entry
     for row in range(len(owner)):
-        question, length = owner[row], questions.length[owner[row]]
+        question = owner[row]
         for word in range(len(start)):
             start[word] = FULL
         _read(questions, question, prefix.tokens, (prefix.row_ptr[row], prefix.row_ptr[row + 1]), start)
-        before = _lcs(start, length)
+        before = _lcs(start)
         for child in range(children.row_ptr[row], children.row_ptr[row + 1]):
             _copy(start, behind)
             _read(questions, question, children.tokens, (child, np.int64(child + 1)), behind)
             for entry in range(below.owner_ptr[child], below.owner_ptr[child + 1]):
                 _copy(behind, column)
                 _read(questions, question, below.tokens, (below.token_ptr[entry], below.token_ptr[entry + 1]), column)
-                weight[child] = max(weight[child], _lcs(column, length) - before + 1.0)
+                weight[child] = max(weight[child], _lcs(column) - before + 1.0)
