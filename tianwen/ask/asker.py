@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -209,8 +209,11 @@ class Asker:
         mine = np.flatnonzero(candidates.owner == row)
         if not len(mine):
             return []
+        settings = self.settings
+        if how.scoring == "path":  # the calibration belongs to the other way of scoring
+            settings = replace(settings, temperature=1.0, evidence=None)
         evidence = candidates.subject[mine], candidates.predicate[mine]
-        probability = self.settings.calibrated(candidates.score[mine], *evidence)
+        probability = settings.calibrated(candidates.score[mine], *evidence)
         order = np.lexsort((mine, -candidates.score[mine]))[: how.top]  # probabilities may be too small for a float
         threshold = self.settings.threshold if how.threshold is None else how.threshold
         answers = []

@@ -123,13 +123,13 @@ def search(session: TreeSession, constraint: Constraint, paths: Paths, how: Sear
 
 def _best_first_round(session: TreeSession, constraint: Constraint, frontier: Paths, how: Search) -> Paths:
     """Expand the best open paths of each question, whatever their length; prune nothing."""
+    chosen = _rank_within_owner(frontier) < how.beams
+    best, waiting = frontier.take(chosen), frontier.take(~chosen)
     if how.forced_chains:
-        frontier = _follow_forced(session, constraint, frontier, how)
-    open_paths = ~_finished(constraint, frontier.state, how)
-    chosen = np.zeros(len(frontier), bool)
-    chosen[np.flatnonzero(open_paths)] = _rank_within_owner(frontier.take(open_paths)) < how.beams
-    grown = _expand(session, constraint, frontier.take(chosen), how)
-    return grown.plus(frontier.take(~chosen))
+        best = _follow_forced(constraint, best, how)
+    over = _finished(constraint, best.state, how)
+    grown = _expand(session, constraint, best.take(~over), how) if not over.all() else best.take(~over)
+    return grown.plus(best.take(over)).plus(waiting)
 
 
 def _beam_round(session: TreeSession, constraint: Constraint, frontier: Paths, how: Search) -> Paths:
@@ -220,7 +220,7 @@ def _still_open(frontier: Paths, done: Paths, how: Search) -> Paths:
     return frontier.take(frontier.score > worst[frontier.owner])
 
 
-def _follow_forced(session: TreeSession, constraint: Constraint, paths: Paths, how: Search) -> Paths:
+def _follow_forced(constraint: Constraint, paths: Paths, how: Search) -> Paths:
     """Walk on while exactly one child is allowed: probability 1, no model call."""
     active = np.flatnonzero(~_finished(constraint, paths.state, how))
     while len(active):
@@ -232,7 +232,7 @@ def _follow_forced(session: TreeSession, constraint: Constraint, paths: Paths, h
         at = row_ptr[:-1][single]
         part = paths.take(active)
         part = part.appended(token[at].astype(np.int64), next_state[at], part.score, part.raw)
-        paths = _put(paths, active, _catch_up(session, part))
+        paths = _put(paths, active, part)
         active = active[~_finished(constraint, paths.state[active], how)]
     return paths
 
