@@ -187,7 +187,7 @@ def test_states_may_be_views(build):
         assert trie.completions(view, limit=9).tokens.tolist() == trie.completions(copy, limit=9).tokens.tolist()
 
 
-def test_every_reader_of_ragged_lists_takes_generators_of_nothing():
+def test_a_ragged_list_of_no_sequences():
     row_ptr, tokens = ragged([])
     assert row_ptr.tolist() == [0]
     assert len(tokens) == 0
