@@ -240,7 +240,8 @@ def test_the_prompt_answers_until_the_end_and_keeps_a_history(monkeypatch, tmp_p
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with Ctrl-C ignored
 from tianwen import cli
 @cli.app.command()
 def sleepy():
