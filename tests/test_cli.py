@@ -52,7 +52,7 @@ def run(monkeypatch, tmp_path):
     """Run a command in an empty folder with a table of facts."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Asker, "load", classmethod(lambda cls, path=None: ParrotAsker()))
-    monkeypatch.setattr(cli, "tokenizer_of", lambda model: ParrotAsker.tokenizer)
+    monkeypatch.setattr(cli.knowledge_base, "tokenizer_of", lambda model: ParrotAsker.tokenizer)
     (tmp_path / "facts.tsv").write_text(FACTS, encoding="utf-8")
 
     def invoke(*words, stdin=None, exit_code=0):
@@ -304,7 +304,7 @@ def test_a_slow_writer_is_answered_before_it_writes_on():
 def test_knowledge_bases_are_built_with_the_vocabulary_of_the_model(tmp_path):
     tokenizer = ParrotAsker.tokenizer
     tokenizer.save(tmp_path / "tokenizer.json")
-    assert cli.tokenizer_of(tmp_path).fingerprint == tokenizer.fingerprint
+    assert cli.knowledge_base.tokenizer_of(tmp_path).fingerprint == tokenizer.fingerprint
 
 
 def test_info_can_verify_every_byte(run, kb, tmp_path):
@@ -317,7 +317,7 @@ def test_info_can_verify_every_byte(run, kb, tmp_path):
 
 
 def test_a_benchmark_gets_the_options_after_its_name(run, monkeypatch, tmp_path, capfd):
-    monkeypatch.setattr(cli, "BENCHMARKS", tmp_path)
+    monkeypatch.setattr(cli.bench, "BENCHMARKS", tmp_path)
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert "source checkout" in run("bench", "speed", exit_code=1).stderr
