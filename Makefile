@@ -26,7 +26,7 @@ bench: $(VENV)/.dev ## measure speed against the alternatives; another one: make
 	@$(BIN)/tianwen bench $(NAME) $(ARGS)
 
 docs: $(VENV)/.dev ## write docs/commands.md from the commands themselves
-	@$(BIN)/python tests/docs/write_commands.py
+	@$(BIN)/python tests/docs/test_commands.py
 
 clean: ## remove the environment and everything that was built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

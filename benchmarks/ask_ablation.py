@@ -52,6 +52,7 @@ class InMemory:
     """As much of a snapshot as asking needs, over a tree whose second and third field can be exchanged."""
 
     def __init__(self, facts: list[Fact], tokenizer: Any, *, exchanged: bool) -> None:
+        self.tokenizer = tokenizer
         self.facts_of: dict[int, list[Fact]] = {}
         self.by_path: dict[tuple[str, str], list[Fact]] = {}
         middle, last = ("sense", "predicate") if exchanged else ("predicate", "sense")
