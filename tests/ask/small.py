@@ -83,8 +83,8 @@ class SlowTruth:
         hidden, _ = model.hidden(batch["ids"], positions=positions, **options)
         last, everything = hidden[0, -1:], torch.arange(self.asker.tokenizer.size)
         row = torch.zeros(len(everything), dtype=torch.int64)
-        sources, owner = hidden[:, : len(source)], torch.zeros(1, dtype=torch.int64)
-        log_p = model.log_probabilities(last, sources, batch["source"], owner, everything, row)
+        keys, owner = model.copy_key(hidden[:, : len(source)]), torch.zeros(1, dtype=torch.int64)
+        log_p = model.log_probabilities(last, keys, batch["source"], owner, everything, row)
         return log_p.double().numpy()
 
     def framed(self, tokens) -> tuple[int, ...]:

@@ -170,6 +170,6 @@ def ask_loss(model: AskModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[st
     states = hidden.flatten(0, 1)[batch["place"]]  # [y, width]
     target = batch["target"]
     rows = torch.arange(len(target), device=target.device)
-    sources = hidden[:, : batch["source"].shape[1]]
-    log_p = model.log_probabilities(states, sources, batch["source"], batch["owner"], target, rows)
+    keys = model.copy_key(hidden[:, : batch["source"].shape[1]])
+    log_p = model.log_probabilities(states, keys, batch["source"], batch["owner"], target, rows)
     return -log_p.mean(), {"weight": float(len(target)), "tokens": float(batch["ids"].numel())}

@@ -22,7 +22,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tianwen.backbone.roformer_v2 import KeyValue, RoFormerV2, RoFormerV2Config
+from tianwen.backbone.linear import linear
+from tianwen.backbone.roformer_v2 import Attends, KeyValue, RoFormerV2, RoFormerV2Config
+
+ROWS_AT_ONCE = 512
+"""Rows of logits computed together outside training: a few megabytes that stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,33 @@ class AskModel(nn.Module):
         past: Sequence[KeyValue] | None = None,
     ) -> tuple[Float[Tensor, " batch new width"], list[KeyValue]]:
         """Hidden states of new tokens; `before` holds the ids of the two tokens before each (-1: none)."""
-        neighbours = self.backbone.tokens(before.clamp(min=0)) * (before >= 0)[..., None]
-        extra = self.previous(neighbours.flatten(-2))
+        extra = self._neighbours(before)
         return self.backbone(ids, segments=segments, positions=positions, mask=mask, past=past, extra=extra)
+
+    def hidden_of_tokens(
+        self,
+        ids: Int[Tensor, " tokens"],
+        *,
+        before: Int[Tensor, " tokens 2"],
+        segments: Int[Tensor, " tokens"],
+        positions: Int[Tensor, " tokens"],
+        attention: Sequence[Attends],
+    ) -> Float[Tensor, " tokens width"]:
+        """As `hidden`, for tokens laid end to end; each layer's `attention` knows who looks at whom."""
+        extra = self._neighbours(before)
+        return self.backbone.forward_tokens(
+            ids, segments=segments, positions=positions, attention=attention, extra=extra
+        )
+
+    def _neighbours(self, before: Int[Tensor, " *shape 2"]) -> Float[Tensor, " *shape width"]:
+        """A e_{i-1} + B e_{i-2}; -1 is no token."""
+        both = self.backbone.tokens(before.clamp(min=0)) * (before >= 0)[..., None]
+        return linear(both.flatten(-2), self.previous.weight)
 
     def log_probabilities(
         self,
         states: Float[Tensor, " rows width"],
-        source_states: Float[Tensor, " batch source width"],
+        copy_keys: Float[Tensor, " batch source copy"],
         source_ids: Int[Tensor, " batch source"],
         owner: Int[Tensor, " rows"],
         wanted: Int[Tensor, " wanted"],
@@ -74,14 +97,27 @@ class AskModel(nn.Module):
     ) -> Float[Tensor, " wanted"]:
         """log p(wanted token | its row's state), over the FULL vocabulary.
 
-        `owner` gives the question of each row, `wanted_row` the row of each wanted token. Padding is -1.
+        `copy_keys` are `copy_key` of the source's states, `owner` gives the question of each row, `wanted_row` the row
+        of each wanted token, in ascending order. Padding is -1.
         """
-        logits = F.linear(states, self.backbone.tokens.weight).float()  # [rows, vocabulary]
+        if torch.is_grad_enabled() or len(states) <= ROWS_AT_ONCE:
+            return self._log_probabilities(states, copy_keys, source_ids, owner, wanted, wanted_row)
+        parts = []
+        for start in range(0, len(states), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            a, b = torch.searchsorted(wanted_row, torch.tensor([start, start + ROWS_AT_ONCE])).tolist()
+            some = wanted[a:b], wanted_row[a:b] - start
+            parts.append(self._log_probabilities(states[rows], copy_keys, source_ids, owner[rows], *some))
+        return torch.cat(parts)
+
+    def _log_probabilities(
+        self, states: Tensor, copy_keys: Tensor, source_ids: Tensor, owner: Tensor, wanted: Tensor, wanted_row: Tensor
+    ) -> Tensor:
+        logits = linear(states, self.backbone.tokens.weight).float()  # [rows, vocabulary]
         generated = logits[wanted_row, wanted] - torch.logsumexp(logits, dim=-1)[wanted_row]
         if not self.config.copying:
             return generated
-        keys = self.copy_key(source_states)  # [batch, source, copy]
-        scores = torch.einsum("rc,rsc->rs", self.copy_query(states), keys[owner]).float()
+        scores = torch.einsum("rc,rsc->rs", self.copy_query(states), copy_keys[owner]).float()
         scores = scores * self.config.copy_width**-0.5
         ids = source_ids[owner]  # [rows, source]
         attention = scores.masked_fill(ids < 0, float("-inf")).softmax(dim=-1)

@@ -6,8 +6,10 @@ of its question's tree, attention is masked to a node's ancestors, and a hypothe
 Post: 8802. Idea of the mask: the UniLM mask (8998) with "its own past" read as "its ancestors in the tree".
 
 Notation
-    B  questions       T  nodes in the largest tree (source included)       R  rows of one call       C  tokens of a row
+    B  questions       T  nodes of the largest tree (source included)      R  rows of one call      C  tokens of a row
+    n  tokens of a call, laid end to end: only attention is padded (tree_cache.py)
     ids, parent, depth  [B, T]; sees [B, T, T] (node i may look at node j); states [B, T, width]
+    The arrays have room for more than T columns; a question's nodes are the first `count` [B] of its row.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tianwen.ask.seq2seq import AskModel
+from tianwen.ask.tree_cache import Places, TreeAttention, TreeCache, attention_of_call
 from tianwen.errors import ModelError
 
 
@@ -83,21 +86,17 @@ def _stacked(upper: np.ndarray, lower: np.ndarray, fill: int | bool) -> np.ndarr
     return np.concatenate(grown)
 
 
-def _stacked_tensors(upper: Tensor, lower: Tensor, *, axis: int) -> Tensor:
-    """Two batches one above the other, the shorter one padded with zeros along `axis`."""
-    length = max(upper.shape[axis], lower.shape[axis])
-    grown = []
-    for part in (upper, lower):
-        shape = list(part.shape)
-        shape[axis] = length - part.shape[axis]
-        grown.append(torch.cat([part, part.new_zeros(shape)], dim=axis) if shape[axis] else part)
-    return torch.cat(grown)
+def _stacked_tensors(upper: Tensor, lower: Tensor) -> Tensor:
+    """Two batches [B, T, width] one above the other, the shorter one padded with zeros."""
+    whole = upper.new_zeros(len(upper) + len(lower), max(upper.shape[1], lower.shape[1]), upper.shape[2])
+    whole[: len(upper), : upper.shape[1]], whole[len(upper) :, : lower.shape[1]] = upper, lower
+    return whole
 
 
 class TreeSession:
     """The questions of a batch and every token fed below them.
 
-    `calls` [B] counts the model calls that each question took part in, `fed` the tokens (padding not counted).
+    `calls` [B] counts the model calls that each question took part in, `fed` the tokens.
     """
 
     def __init__(
@@ -105,62 +104,81 @@ class TreeSession:
     ) -> None:
         """Encode the questions; where the start of a target is known (`prefixes`), in the same call."""
         self.model = model
-        self.calls = np.ones(len(questions), np.int64)
+        batch = len(questions)
+        self.calls = np.ones(batch, np.int64)
         self.fed = 0
         self.children: dict[tuple[int, int, int], int] = {}
         self.source_length = np.array([len(q) for q in questions], np.int64)
-        longest = int(self.source_length.max(initial=1))
-        self.source_ids = np.full((len(questions), longest), -1, np.int64)
+        self.source_ids = np.full((batch, int(self.source_length.max(initial=1))), -1, np.int64)
         for row, question in enumerate(questions):
             self.source_ids[row, : len(question)] = question
-        self._encode(prefixes if prefixes is not None else [np.zeros(0, np.int64)] * len(questions))
+        self.count = np.zeros(batch, np.int64)
+        self.ids = np.full((batch, 0), -1, np.int64)
+        self.depth, self.parent = np.zeros((batch, 0), np.int64), np.full((batch, 0), -1, np.int64)
+        self.sees = np.zeros((batch, 0, 0), bool)
+        weight = next(model.parameters())
+        self.states = weight.new_zeros(batch, 0, model.config.backbone.width)
+        self.cache = TreeCache(model.config.backbone.layers, batch)
+        self._encode(questions, prefixes if prefixes is not None else [np.zeros(0, np.int64)] * batch)
 
     @torch.inference_mode()
-    def _encode(self, prefixes: Sequence[np.ndarray]) -> None:
-        """One call: each source sees itself; its prefix, in the columns after all sources, sees source and own past."""
-        batch, source = self.source_ids.shape
-        lengths = np.array([len(prefix) for prefix in prefixes], np.int64)
-        total = source + int(lengths.max(initial=0))
-        column, is_target = np.arange(total), np.arange(total) >= source
-        self.ids = np.full((batch, total), -1, np.int64)
-        self.ids[:, :source] = self.source_ids
-        for row, prefix in enumerate(prefixes):
-            self.ids[row, source : source + len(prefix)] = prefix
-        present = self.ids >= 0
-        first = self.source_length[:, None]
-        self.depth = np.where(is_target, first + column - source, column)
-        self.parent = np.where(column == source, first - 1, np.broadcast_to(column - 1, (batch, total)))
-        past_of_target = column[None, :] <= column[:, None]  # [total, total]
-        self.sees = present[:, None, :] & (~is_target[None, None, :] | (is_target[:, None] & past_of_target)[None])
-        before = np.stack([self._above(1), self._above(2)], axis=-1)  # [B, T, 2]
-        segments = np.broadcast_to(is_target.astype(np.int64), (batch, total))
-        ids = np.where(present, self.ids, 0)
-        self.states, self.past = self._call(ids, before, segments, self.depth, self.sees, None)
-        self.tips = np.where(lengths > 0, source + lengths - 1, self.source_length - 1)
-        self.fed += int(present.sum())
+    def _encode(self, questions: Sequence[np.ndarray], prefixes: Sequence[np.ndarray]) -> None:
+        """One call: each source sees itself; a prefix sees its source and its own past."""
+        targets = np.array([len(prefix) for prefix in prefixes], np.int64)
+        lengths = self.source_length + targets
+        row = np.repeat(np.arange(len(questions)), lengths)
+        column = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        parts = [part for pair in zip(questions, prefixes, strict=True) for part in pair]
+        ids = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        size = int(lengths.max(initial=0))
+        self._reserve(size)
+        self.ids[row, column], self.depth[row, column], self.parent[row, column] = ids, column, column - 1
+        source, at = self.source_length[row][:, None], np.arange(size)[None]
+        sees = (at < source) | ((at <= column[:, None]) & (column[:, None] >= source))  # [n, T]
+        self.sees[row, column, :size] = sees
+        self.count = lengths
+        before = np.stack(
+            [np.where(column >= k, self.ids[row, np.maximum(column - k, 0)], -1) for k in (1, 2)], axis=-1
+        )
+        places = self._places(Layout(row, column, np.arange(len(questions)), size))
+        attention = attention_of_call(self.cache, places, sees, column, size)
+        states = self._call(ids, before, (column >= source[:, 0]).astype(np.int64), column, attention)
+        self.states[places.row, places.column] = states
+        self.tips = lengths - 1
+        self.fed += len(ids)
+        self.copy_keys = self.model.copy_key(self.states[:, : self.source_ids.shape[1]])  # [B, source, copy]
 
-    def _above(self, steps: int) -> np.ndarray:
-        """Id of the token `steps` above each node of the tree, -1 above the root: [B, T]."""
-        node = np.broadcast_to(np.arange(self.ids.shape[1]), self.ids.shape)
-        for _ in range(steps):
-            node = np.where(node >= 0, np.take_along_axis(self.parent, np.maximum(node, 0), axis=1), -1)
-        return np.where(node >= 0, np.take_along_axis(self.ids, np.maximum(node, 0), axis=1), -1)
+    def _reserve(self, size: int) -> None:
+        """Room for `size` nodes a question."""
+        have = self.ids.shape[1]
+        if size <= have:
+            return
+        more = max(32, 2 ** (size - 1).bit_length()) - have
+        wider = lambda array, fill: np.pad(array, ((0, 0), (0, more)), constant_values=fill)  # noqa: E731
+        self.ids, self.depth, self.parent = wider(self.ids, -1), wider(self.depth, 0), wider(self.parent, -1)
+        self.sees = np.pad(self.sees, ((0, 0), (0, more), (0, more)))
+        grown = self.states.new_zeros(len(self.ids), have + more, self.states.shape[-1])
+        grown[:, :have] = self.states
+        self.states = grown
 
     def joined(self, other: TreeSession) -> TreeSession:
         """Both sessions' questions as one batch, these first; neither is changed. For scoring in one call."""
         union = object.__new__(TreeSession)
         union.model, union.fed, union.children = self.model, 0, {}
-        union.calls = np.concatenate([self.calls, other.calls])
-        union.source_length = np.concatenate([self.source_length, other.source_length])
-        pad = lambda name, fill: _stacked(getattr(self, name), getattr(other, name), fill)  # noqa: E731
-        union.source_ids, union.ids = pad("source_ids", -1), pad("ids", -1)
-        union.depth, union.parent, union.sees = pad("depth", 0), pad("parent", -1), pad("sees", False)
-        union.states = _stacked_tensors(self.states, other.states, axis=1)
-        union.past = [
-            (_stacked_tensors(k, other_k, axis=2), _stacked_tensors(v, other_v, axis=2))
-            for (k, v), (other_k, other_v) in zip(self.past, other.past, strict=True)
-        ]
+        for name in ("calls", "source_length", "count", "tips"):
+            setattr(union, name, np.concatenate([getattr(self, name), getattr(other, name)]))
+        for name, fill in (("source_ids", -1), ("ids", -1), ("depth", 0), ("parent", -1), ("sees", False)):
+            setattr(union, name, _stacked(getattr(self, name), getattr(other, name), fill))
+        union.states = _stacked_tensors(self.states, other.states)
+        union.copy_keys = _stacked_tensors(self.copy_keys, other.copy_keys)
+        sizes = int(self.count.max(initial=0)), int(other.count.max(initial=0))
+        union.cache = self.cache.stacked(other.cache, sizes)
         return union
+
+    def _places(self, layout: Layout) -> Places:
+        device = self.states.device
+        row, column, owner = (torch.from_numpy(a).to(device) for a in (layout.row, layout.column, layout.owner))
+        return Places(row, column, owner, layout.width)
 
     def _call(
         self,
@@ -168,18 +186,16 @@ class TreeSession:
         before: np.ndarray,
         segments: np.ndarray,
         position: np.ndarray,
-        mask: np.ndarray,
-        past: list[tuple[Tensor, Tensor]] | None,
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        device = next(self.model.parameters()).device
-        onto = lambda array: torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)  # noqa: E731
-        return self.model.hidden(
+        attention: Sequence[TreeAttention],
+    ) -> Tensor:
+        """Hidden states of n tokens laid end to end, [n, width]."""
+        onto = lambda array: torch.from_numpy(np.require(array, np.int64, ["C", "W"])).to(self.states.device)  # noqa: E731
+        return self.model.hidden_of_tokens(
             onto(ids),
             before=onto(before),
             segments=onto(segments),
             positions=onto(position),
-            mask=onto(mask)[:, None],
-            past=past,
+            attention=attention,
         )
 
     @property
@@ -195,30 +211,47 @@ class TreeSession:
         With `keep=False` the tokens are scored and forgotten, in rows of about `width` tokens.
         """
         layout = lay_out(chunks, width=None if keep else width)
-        rows, columns = len(layout.owner), layout.width
         chain = np.repeat(np.arange(len(chunks.owner)), np.diff(chunks.row_ptr))
         place = np.arange(len(chunks.tokens)) - chunks.row_ptr[chain]
         owner, parent = chunks.owner[chain], chunks.parent[chain]
-        ids = np.zeros((rows, columns), np.int64)
-        ids[layout.row, layout.column] = chunks.tokens
-        before = np.full((rows, columns, 2), -1, np.int64)
-        before[layout.row, layout.column] = self._before(chunks, owner, parent, place)
-        position = np.zeros((rows, columns), np.int64)
-        position[layout.row, layout.column] = self.depth[owner, parent] + 1 + place
-        mask = self._mask(layout, chain, place, owner, parent)
-        if len(layout.owner) == len(self.ids) and np.array_equal(layout.owner, np.arange(len(self.ids))):
-            past = self.past
-        else:
-            rows_of = torch.from_numpy(layout.owner).to(self.states.device)
-            past = [(k[rows_of], v[rows_of]) for k, v in self.past]
-        segments = np.ones_like(ids)
-        states, present = self._call(ids, before, segments, position, mask, past)
+        node = self.count[owner] + layout.column if keep else None
+        size = int(self.count.max(initial=0)) if node is None else int(max(self.count.max(), node.max(initial=-1) + 1))
+        self._reserve(size)
+        sees = self._seen(owner, parent, place, node, layout.column, layout.width, size)
+        depth = self.depth[owner, parent] + 1 + place
+        before = self._before(chunks, owner, parent, place)
+        attention = attention_of_call(self.cache, self._places(layout), sees, node, size)
+        states = self._call(chunks.tokens, before, np.ones_like(owner), depth, attention)
         self.fed += len(chunks.tokens)
         self.calls[np.unique(chunks.owner)] += 1
-        flat = states[torch.from_numpy(layout.row), torch.from_numpy(layout.column)]  # [m, width]
-        if not keep:
-            return np.full(len(chunks.tokens), -1, np.int64), flat
-        return self._append(layout, chunks, (owner, parent, place), mask, (states, present)), flat
+        if node is None:
+            return np.full(len(owner), -1, np.int64), states
+        above = np.where(place == 0, parent, node - 1)
+        self.ids[owner, node], self.depth[owner, node], self.parent[owner, node] = chunks.tokens, depth, above
+        self.sees[owner, node, :size] = sees
+        self.states[torch.from_numpy(owner), torch.from_numpy(node)] = states
+        self.count += np.bincount(owner, minlength=len(self.count))
+        keys = zip(owner.tolist(), above.tolist(), chunks.tokens.tolist(), strict=True)
+        self.children.update(zip(keys, node.tolist(), strict=True))
+        return node, states
+
+    def _seen(
+        self,
+        owner: np.ndarray,
+        parent: np.ndarray,
+        place: np.ndarray,
+        node: np.ndarray | None,
+        column: np.ndarray,
+        columns: int,
+        size: int,
+    ) -> np.ndarray:
+        """What each new token looks at: its parent's ancestors and its own chain so far, bool [n, T] or [n, T + C]."""
+        above = self.sees[owner, parent, :size]  # [n, T]
+        if node is not None:
+            at = np.arange(size)
+            return above | ((at > (node - place - 1)[:, None]) & (at <= node[:, None]))
+        at = np.arange(columns)
+        return np.concatenate([above, (at >= (column - place)[:, None]) & (at <= column[:, None])], axis=1)
 
     def _before(self, chunks: Chunks, owner: np.ndarray, parent: np.ndarray, place: np.ndarray) -> np.ndarray:
         """Ids of the two tokens before each token to be fed: in its chain, else in the tree above."""
@@ -230,67 +263,6 @@ class TreeSession:
         one = np.where(place >= 1, token[np.maximum(index - 1, 0)], above)
         two = np.where(place >= 2, token[np.maximum(index - 2, 0)], np.where(place == 1, above, above2))
         return np.stack([one, two], axis=-1)
-
-    def _mask(
-        self, layout: Layout, chain: np.ndarray, place: np.ndarray, owner: np.ndarray, parent: np.ndarray
-    ) -> np.ndarray:
-        """[R, C, T + C]: a new token sees its parent's ancestors in the cache, and its own chain so far."""
-        rows, columns = len(layout.owner), layout.width
-        total = self.ids.shape[1]
-        mask = np.zeros((rows, columns, total + columns), bool)
-        mask[layout.row, layout.column, :total] = self.sees[owner, parent]
-        mask[:, np.arange(columns), total + np.arange(columns)] = True  # padding sees itself: no empty softmax row
-        chain_grid = np.full((rows, columns), -1, np.int64)
-        chain_grid[layout.row, layout.column] = chain
-        place_grid = np.zeros((rows, columns), np.int64)
-        place_grid[layout.row, layout.column] = place
-        own = (chain_grid[:, :, None] == chain_grid[:, None, :]) & (chain_grid[:, :, None] >= 0)
-        mask[:, :, total:] |= own & (place_grid[:, None, :] <= place_grid[:, :, None])
-        return mask
-
-    def _append(
-        self,
-        layout: Layout,
-        chunks: Chunks,
-        where: tuple[np.ndarray, np.ndarray, np.ndarray],
-        mask: np.ndarray,
-        result: tuple[Tensor, list[tuple[Tensor, Tensor]]],
-    ) -> np.ndarray:
-        """Keep what was fed: the cache and the tree grow by C columns for every question."""
-        owner, parent, place = where
-        states, present = result
-        batch, total = self.ids.shape
-        columns = layout.width
-        node = total + layout.column
-        row_of = torch.from_numpy(layout.owner)
-        whole = len(layout.owner) == batch and np.array_equal(layout.owner, np.arange(batch))
-        if whole:
-            self.past = present
-            new_states = states
-        else:
-            grown = []
-            for (k, v), (new_k, new_v) in zip(self.past, present, strict=True):
-                pad = k.new_zeros(batch, k.shape[1], columns, k.shape[3])
-                pad_v = torch.zeros_like(pad)
-                pad[row_of], pad_v[row_of] = new_k[:, :, total:], new_v[:, :, total:]
-                grown.append((torch.cat([k, pad], dim=2), torch.cat([v, pad_v], dim=2)))
-            self.past = grown
-            new_states = states.new_zeros(batch, columns, states.shape[-1])
-            new_states[row_of] = states
-        self.states = torch.cat([self.states, new_states], dim=1)
-        wider = lambda array, fill: np.concatenate([array, np.full((batch, columns), fill, array.dtype)], axis=1)  # noqa: E731
-        self.ids, self.depth, self.parent = wider(self.ids, -1), wider(self.depth, 0), wider(self.parent, -1)
-        sees = np.zeros((batch, total + columns, total + columns), bool)
-        sees[:, :total, :total] = self.sees
-        sees[layout.owner, total:] = mask
-        self.sees = sees
-        self.ids[owner, node] = chunks.tokens
-        self.depth[owner, node] = self.depth[owner, parent] + 1 + place
-        above = np.where(place == 0, parent, node - 1)
-        self.parent[owner, node] = above
-        keys = zip(owner.tolist(), above.tolist(), chunks.tokens.tolist(), strict=True)
-        self.children.update(zip(keys, node.tolist(), strict=True))
-        return node
 
     def child(self, owner: int, node: int, token: int) -> int | None:
         """The node of `token` below `node` if it was fed before."""
@@ -305,10 +277,9 @@ class TreeSession:
         Raises ModelError where the model gives something that is no number.
         """
         row = np.repeat(np.arange(len(owner)), np.diff(wanted_ptr))
-        length = self.source_ids.shape[1]
         values = self.model.log_probabilities(
             states,
-            self.states[:, :length],
+            self.copy_keys,
             torch.from_numpy(self.source_ids).to(states.device),
             torch.from_numpy(owner).to(states.device),
             torch.from_numpy(wanted.astype(np.int64)).to(states.device),

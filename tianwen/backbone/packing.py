@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +27,15 @@ from torch.nn import functional as F
 
 from tianwen.backbone.masks import Rule, unilm_mask
 from tianwen.errors import InputError
+
+
+@runtime_checkable
+class Attends(Protocol):
+    """Attention over tokens laid end to end, by whatever rule, with whatever cache."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, dropout: float = 0.0) -> Tensor:
+        """Mixed values [1, h, n, s] of queries, keys and values [1, h, n, s]."""
+        ...
 
 
 @dataclass(frozen=True)

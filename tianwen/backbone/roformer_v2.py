@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tianwen.backbone.linear import Linear
 from tianwen.backbone.masks import Rule
-from tianwen.backbone.packing import Pack, Runs, pack
+from tianwen.backbone.packing import Attends, Pack, pack
 from tianwen.backbone.rope import RopeTable, rotate
 from tianwen.errors import InputError
 
@@ -86,7 +86,7 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, " batch new width"],
         turns: Float[Tensor, " #batch new half 2"],
-        mask: Bool[Tensor, " #batch 1 #new total"] | Runs | None,
+        mask: Bool[Tensor, " #batch 1 #new total"] | Attends | None,
         past: KeyValue | None = None,
     ) -> tuple[Float[Tensor, " batch new width"], KeyValue]:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [B, T, 3, h, s]
@@ -95,10 +95,10 @@ class Attention(nn.Module):
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)  # [B, h, P + T, s]
         dropout = self.dropout if self.training else 0.0
-        if isinstance(mask, Runs):
-            mixed = mask.attend(q, k, v, dropout=dropout)
-        else:
+        if mask is None or isinstance(mask, Tensor):
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        else:
+            mixed = mask.attend(q, k, v, dropout=dropout)
         return self.output(mixed.transpose(1, 2).flatten(2)), (k, v)  # [B, T, d]
 
 
@@ -117,7 +117,7 @@ class Layer(nn.Module):
         self,
         x: Float[Tensor, " batch new width"],
         turns: Float[Tensor, " #batch new half 2"],
-        mask: Bool[Tensor, " #batch 1 #new total"] | Runs | None,
+        mask: Bool[Tensor, " #batch 1 #new total"] | Attends | None,
         past: KeyValue | None,
         residual_weight: float,
     ) -> tuple[Float[Tensor, " batch new width"], KeyValue]:
@@ -199,6 +199,22 @@ class RoFormerV2(nn.Module):
         turns = self.rope.rows(batch.positions[None], bound=max(batch.lengths))
         return self._run_layers(x, turns, batch.runs, None)[0][0]
 
+    def forward_tokens(
+        self,
+        ids: Int[Tensor, " tokens"],
+        *,
+        segments: Int[Tensor, " tokens"],
+        positions: Int[Tensor, " tokens"],
+        attention: Sequence[Attends],
+        extra: Float[Tensor, " tokens width"] | None = None,
+    ) -> Float[Tensor, " tokens width"]:
+        """Hidden states of tokens laid end to end; each layer's `attention` mixes them and keeps its own cache."""
+        x = self.embed(ids[None], segments[None], None if extra is None else extra[None])  # [1, n, d]
+        turns = self.rope.rows(positions[None])
+        for layer, mixer in zip(self.layers, attention, strict=True):
+            x, _ = layer(x, turns, mixer, None, self.residual_weight)
+        return x[0]
+
     @torch.no_grad()
     def encode(
         self,
@@ -236,7 +252,7 @@ class RoFormerV2(nn.Module):
                 )
 
     def _run_layers(
-        self, x: Tensor, turns: Tensor, mask: Tensor | Runs | None, past: Sequence[KeyValue] | None
+        self, x: Tensor, turns: Tensor, mask: Tensor | Attends | None, past: Sequence[KeyValue] | None
     ) -> tuple[Tensor, list[KeyValue]]:
         present: list[KeyValue] = []
         for index, layer in enumerate(self.layers):
@@ -253,5 +269,5 @@ class RoFormerV2(nn.Module):
         return sum(math.prod(p.shape) for p in self.parameters())
 
 
-def _without_cache(layer: Layer, x: Tensor, turns: Tensor, mask: Tensor | Runs | None, weight: float) -> Tensor:
+def _without_cache(layer: Layer, x: Tensor, turns: Tensor, mask: Tensor | Attends | None, weight: float) -> Tensor:
     return layer(x, turns, mask, None, weight)[0]
