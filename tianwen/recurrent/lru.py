@@ -31,7 +31,7 @@ class LRU(nn.Module):
     ) -> None:
         """`size` is the number of complex states (default: width); eigenvalues start in the ring r_min to r_max."""
         super().__init__()
-        self.width, self.size = positive(width=width), positive(size=width if size is None else size)
+        self.width, self.size = positive(width=width), positive(size=self.default_size(width) if size is None else size)
         self.input = nn.Linear(width, 2 * self.size, bias=bias)
         self.output = nn.Linear(2 * self.size, width, bias=bias)
         nu_log, theta_log, gamma_log = ring(self.size, r_min=r_min, r_max=r_max)
@@ -43,6 +43,11 @@ class LRU(nn.Module):
         """lam as (Re, Im)."""
         radius, angle = (-self.nu_log.exp()).exp(), self.theta_log.exp()
         return torch.stack([radius * angle.cos(), radius * angle.sin()])
+
+    @staticmethod
+    def default_size(width: int) -> int:
+        """As many complex states as the width."""
+        return width
 
     def init_state(self, batch: int) -> Float[Tensor, " batch planes"]:
         """The state before the first step: zeros."""

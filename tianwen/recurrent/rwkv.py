@@ -28,11 +28,16 @@ class RWKV(nn.Module):
     ) -> None:
         """`size` is the number of channels (default: width); decays start between r_min and r_max, gamma at 1."""
         super().__init__()
-        self.width, self.size = positive(width=width), positive(size=width if size is None else size)
+        self.width, self.size = positive(width=width), positive(size=self.default_size(width) if size is None else size)
         self.input = nn.Linear(width, 3 * self.size, bias=bias)
         self.output = nn.Linear(self.size, width, bias=bias)
         self.nu_log = nn.Parameter(ring(self.size, r_min=r_min, r_max=r_max)[0])
         self.gamma_log = nn.Parameter(torch.zeros(self.size))
+
+    @staticmethod
+    def default_size(width: int) -> int:
+        """As many channels as the width."""
+        return width
 
     def init_state(self, batch: int) -> Float[Tensor, " batch 3 size"]:
         """The state before the first step: nothing seen."""

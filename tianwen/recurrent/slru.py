@@ -27,7 +27,7 @@ class SLRU(nn.Module):
     ) -> None:
         """`size` is the number of real states (default: 2 * width); eigenvalues start between r_min and r_max."""
         super().__init__()
-        self.width, self.size = positive(width=width), positive(size=2 * width if size is None else size)
+        self.width, self.size = positive(width=width), positive(size=self.default_size(width) if size is None else size)
         self.input = nn.Linear(width, self.size, bias=bias)
         self.output = nn.Linear(self.size, width, bias=bias)
         nu_log, _, gamma_log = ring(self.size, r_min=r_min, r_max=r_max)
@@ -37,6 +37,11 @@ class SLRU(nn.Module):
     def eigenvalues(self) -> Float[Tensor, " size"]:
         """lam, between 0 and 1."""
         return (-self.nu_log.exp()).exp()
+
+    @staticmethod
+    def default_size(width: int) -> int:
+        """Twice the width."""
+        return 2 * width
 
     def init_state(self, batch: int) -> Float[Tensor, " batch size"]:
         """The state before the first step: zeros."""
