@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tianwen.backbone import linear as module
-from tianwen.backbone.linear import Linear, linear
+from tianwen.backbone.linear import Linear, linear, pack_for_inference, unpack
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -47,3 +47,44 @@ def test_a_build_without_the_operator_falls_back(monkeypatch: pytest.MonkeyPatch
             assert torch.equal(linear(x, weight), x @ weight.T)
     finally:
         module._onednn_works.cache_clear()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 300])
+def test_packed_weights_give_the_same_product(rows: int) -> None:
+    layer, x = Linear(64, 48), torch.randn(rows, 64)
+    with torch.no_grad():
+        plain = layer(x, relu=True)
+        pack_for_inference(layer)
+        torch.testing.assert_close(layer(x, relu=True), plain, atol=1e-5, rtol=0)
+        torch.testing.assert_close(layer(x[None]), (x @ layer.weight.T)[None], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("how", ["in place", "replaced", "loaded"])
+def test_a_weight_that_changed_after_packing_is_used_as_it_is(how: str) -> None:
+    layer, x, new = Linear(8, 6), torch.randn(3, 8), torch.randn(6, 8)
+    pack_for_inference(layer)
+    with torch.no_grad():
+        if how == "in place":
+            layer.weight.copy_(new)
+        elif how == "replaced":
+            layer.weight.set_(new.clone())
+        else:
+            layer.load_state_dict({"weight": new})
+        torch.testing.assert_close(layer(x), x @ new.T, atol=1e-5, rtol=0)
+
+
+def test_unpacked_weights_may_be_written_behind_the_back_of_pytorch() -> None:
+    layer, x = Linear(8, 6), torch.randn(3, 8)
+    pack_for_inference(layer)
+    unpack(layer)
+    layer.weight.detach().numpy()[:] = 2.0
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), x.sum(-1, keepdim=True).mul(2).expand(3, 6), atol=1e-4, rtol=0)
+
+
+def test_a_pack_dies_with_its_weight() -> None:
+    before = len(module._PACKS)
+    layer = Linear(8, 6)
+    pack_for_inference(layer)
+    del layer
+    assert len(module._PACKS) == before

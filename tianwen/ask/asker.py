@@ -28,6 +28,7 @@ from tianwen.ask.seq2seq import AskModel
 from tianwen.ask.session import TreeSession
 from tianwen.ask.snapshot import Snapshot
 from tianwen.ask.speculation import speculate
+from tianwen.backbone.linear import pack_for_inference
 from tianwen.errors import InputError
 from tianwen.text import Tokenizer
 
@@ -99,6 +100,7 @@ class Asker:
 
     def __init__(self, model: AskModel, tokenizer: Tokenizer, settings: AskerSettings | None = None) -> None:
         self.model = model.eval()
+        pack_for_inference(self.model)
         self.tokenizer = tokenizer
         self.settings = settings or AskerSettings()
 

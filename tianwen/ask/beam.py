@@ -140,7 +140,7 @@ def _beam_round(session: TreeSession, constraint: Constraint, frontier: Paths, h
     search that calls the model for every token finds.
     """
     if not how.forced_chains:
-        return _pruned(constraint, _expand(session, constraint, frontier, how), how)
+        return _pruned(constraint, _expand(session, constraint, frontier, how, most=how.beams), how)
     waiting = frontier.take(np.zeros(0, np.int64))
     walking = frontier
     ended = waiting
@@ -160,7 +160,7 @@ def _beam_round(session: TreeSession, constraint: Constraint, frontier: Paths, h
         return ended
     single = _single_child(constraint, waiting)
     forced = _step_forced(constraint, waiting.take(single))
-    grown = _expand(session, constraint, waiting.take(~single), how).plus(forced)
+    grown = _expand(session, constraint, waiting.take(~single), how, most=how.beams).plus(forced)
     return _pruned(constraint, grown, how).plus(ended)
 
 
@@ -274,8 +274,13 @@ def _feed_pending(session: TreeSession, paths: Paths) -> Paths:
     return replace(paths, node=node, fed=paths.length.copy())
 
 
-def _expand(session: TreeSession, constraint: Constraint, paths: Paths, how: Search) -> Paths:
-    """All allowed continuations of the paths, scored by the model and renormalised over the allowed children."""
+def _expand(
+    session: TreeSession, constraint: Constraint, paths: Paths, how: Search, *, most: int | None = None
+) -> Paths:
+    """All allowed continuations of the paths, scored by the model and renormalised over the allowed children.
+
+    With `most`, those that cannot be among the best `most` of their question are left out, ENDs aside.
+    """
     paths = _feed_pending(session, paths)
     row_ptr, token, next_state = constraint.allowed(paths.state)
     states = session.states_at(paths.owner, paths.node)
@@ -285,8 +290,26 @@ def _expand(session: TreeSession, constraint: Constraint, paths: Paths, how: Sea
         log_p = raw / how.reweigh(paths, row_ptr, token, next_state)
     log_p = renormalise(row_ptr, log_p)
     row = np.repeat(np.arange(len(paths)), np.diff(row_ptr))
+    score = paths.score[row] + log_p
+    if most is not None and len(row) > MANY * len(paths):
+        likely = np.flatnonzero(_likely(paths.owner[row], score, most) | (token == constraint.end_id))
+        row, token, next_state, score, raw = row[likely], token[likely], next_state[likely], score[likely], raw[likely]
     grown = paths.take(row)
-    return grown.appended(token.astype(np.int64), next_state, grown.score + log_p, grown.raw + raw)
+    return grown.appended(token.astype(np.int64), next_state, score, grown.raw + raw)
+
+
+MANY = 64
+"""Children a path from which on it pays to look for the likely ones first."""
+
+
+def _likely(owner: np.ndarray, score: np.ndarray, most: int) -> np.ndarray:
+    """Which scores are among the best `most` of their owner, ties included: bool [m]."""
+    order = np.argsort(owner, kind="stable")
+    least = np.full(int(owner.max()) + 1, -np.inf)
+    for part in np.split(order, np.flatnonzero(np.diff(owner[order])) + 1):
+        if len(part) > most:
+            least[owner[part[0]]] = np.partition(score[part], len(part) - most)[len(part) - most]
+    return score >= least[owner]
 
 
 def renormalise(row_ptr: np.ndarray, log_p: np.ndarray) -> np.ndarray:

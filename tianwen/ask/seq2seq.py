@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tianwen.backbone.linear import linear
+from tianwen.backbone.linear import linear, unpack
 from tianwen.backbone.roformer_v2 import Attends, KeyValue, RoFormerV2, RoFormerV2Config
 
 ROWS_AT_ONCE = 512
@@ -51,6 +51,12 @@ class AskModel(nn.Module):
         self.copy_key = nn.Linear(width, config.copy_width, bias=False)
         self.copy_gate = nn.Linear(width, 1)
         nn.init.normal_(self.previous.weight, std=0.5 * width**-0.5)
+
+    def train(self, mode: bool = True) -> AskModel:
+        """As `nn.Module.train`; weights that were packed for inference are unpacked before they change."""
+        if mode:
+            unpack(self)
+        return super().train(mode)
 
     def hidden(
         self,
@@ -117,10 +123,14 @@ class AskModel(nn.Module):
         generated = logits[wanted_row, wanted] - torch.logsumexp(logits, dim=-1)[wanted_row]
         if not self.config.copying:
             return generated
-        scores = torch.einsum("rc,rsc->rs", self.copy_query(states), copy_keys[owner]).float()
+        scores = torch.einsum("rc,rsc->rs", linear(states, self.copy_query.weight), copy_keys[owner]).float()
         scores = scores * self.config.copy_width**-0.5
         ids = source_ids[owner]  # [rows, source]
         attention = scores.masked_fill(ids < 0, float("-inf")).softmax(dim=-1)
-        copied = (attention[wanted_row] * (ids[wanted_row] == wanted[:, None])).sum(-1)  # [wanted]
+        if len(wanted) > ids.shape[1] * len(states):  # cheaper to spread it over the vocabulary once
+            spread = torch.zeros_like(logits).scatter_add_(1, ids.clamp(min=0), attention)
+            copied = spread[wanted_row, wanted]
+        else:
+            copied = (attention[wanted_row] * (ids[wanted_row] == wanted[:, None])).sum(-1)  # [wanted]
         gate = self.copy_gate(states).float().squeeze(-1)[wanted_row]
         return torch.logaddexp(F.logsigmoid(-gate) + generated, F.logsigmoid(gate) + copied.clamp(min=1e-30).log())
