@@ -16,7 +16,7 @@ LAYERS = [
     {"training"},
     {"recurrent", "diffusion"},
     {"backbone"},
-    {"extract", "ask"},
+    {"extract", "ask", "write"},
     {"scale"},
     {"web", "cli", "terminal", "demonstration", "__main__"},
 ]
