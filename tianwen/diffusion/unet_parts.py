@@ -1,0 +1,168 @@
+"""What both U-Nets are made of: their shape, convolutions without bias, group norm, attention, conditions.
+
+Post: 9152
+
+Notation
+    N  batch      C  channels of a feature map, width times a multiplier      H, W  its sides
+    s  width of the network      t  time, 0 .. T-1      e  embedding of time (and class), [N, width of it]
+
+Why group norm and never batch norm: a training batch mixes all times, from clean to pure noise, a sampling batch has one
+time; statistics of one are wrong for the other. Groups here are runs of neighbouring channels. The reference groups
+channel c with c mod 32, which only matters to somebody who carries weights over: permute the channels then.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tianwen.errors import InputError
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape of a U-Net; the defaults are the post's, for pictures of 128 x 128."""
+
+    side: int = 128  # pictures trained on; others are computed if they can be halved as often
+    colours: int = 3
+    width: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
+    blocks: int = 2  # at each level
+    smallest_side: int = 4  # of the light net: levels at this side are not pooled further
+    groups: int = 32
+    times: int = 1000  # T of the schedule
+    classes: int = 0  # 0: no labels; otherwise one more embedding stands for "no label"
+    attention_sides: tuple[int, ...] = ()  # sides of feature maps that get attention behind each block
+
+    def __post_init__(self) -> None:
+        for name in ("multipliers", "attention_sides"):  # lists, as JSON has them, are welcome
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        sizes = (self.side, self.colours, self.width, self.blocks, self.smallest_side, self.groups, self.times)
+        if not all(isinstance(size, int) for size in sizes) or min(*sizes, *self.multipliers, self.classes + 1) < 1:
+            raise InputError(f"Every size of a U-Net must be a whole number of at least 1; given was {self}.")
+        if not self.multipliers:
+            raise InputError("A U-Net has at least one level: give at least one multiplier, such as (1, 2, 4).")
+        if self.width % self.groups:
+            raise InputError(
+                f"Group norm splits {self.width} channels into {self.groups} groups, which must come out even. Choose "
+                f"groups that divide the width, such as {math.gcd(self.width, self.groups)}."
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.to_dict()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON has them."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> UNetConfig:
+        """The settings of a file; InputError names what it does not know."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise InputError(f"A U-Net has no setting {unknown[0]!r}; it has {', '.join(f.name for f in fields(cls))}.")
+        return cls(**values)
+
+
+def variance_scaling_(weight: Tensor, *, scale: float = 1.0) -> None:
+    """Uniform in +-sqrt(3 scale / fan_avg), fan_avg the mean of inputs and outputs of one weight; 0 if scale is 0."""
+    fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(weight)
+    limit = math.sqrt(6 * scale / (fan_in + fan_out))
+    nn.init.uniform_(weight, -limit, limit)
+
+
+def conv(inputs: int, outputs: int, *, scale: float = 1.0) -> nn.Conv2d:
+    """A 3x3 convolution without bias that keeps the sides."""
+    layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    variance_scaling_(layer.weight, scale=scale)
+    return layer
+
+
+def dense(inputs: int, outputs: int) -> nn.Linear:
+    """A dense layer without bias."""
+    layer = nn.Linear(inputs, outputs, bias=False)
+    variance_scaling_(layer.weight)
+    return layer
+
+
+def pointwise(inputs: int, outputs: int) -> nn.Module:
+    """A dense layer over channels (1x1 convolution), where the number of channels changes; nothing where it stays."""
+    if inputs == outputs:
+        return nn.Identity()
+    layer = nn.Conv2d(inputs, outputs, 1, bias=False)
+    variance_scaling_(layer.weight)
+    return layer
+
+
+def group_norm(channels: int, groups: int) -> nn.GroupNorm:
+    """Group norm with gain and offset, eps as the reference has it."""
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels of a feature map, added to it; the last layer starts at zero.
+
+    Heads of 64 channels (one head, if there are fewer or they do not come out even).
+    """
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.heads = channels // 64 if channels % 64 == 0 else 1
+        self.norm = group_norm(channels, groups)
+        self.qkv = pointwise(channels, 3 * channels)
+        self.output = nn.Conv2d(channels, channels, 1, bias=False)
+        nn.init.zeros_(self.output.weight)
+
+    def forward(self, x: Float[Tensor, " N C H W"]) -> Float[Tensor, " N C H W"]:
+        sides = x.shape[2:]
+        qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1))  # [N, 3, heads, C/heads, H W]
+        q, k, v = qkv.transpose(3, 4).unbind(1)  # each [N, heads, H W, C/heads]
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(1, 2)  # [N, C, H W]
+        return x + self.output(mixed.unflatten(2, sides))
+
+
+class ClassEmbedding(nn.Module):
+    """One row a class and a last one for "no label", which guidance needs; what it gives is added to the time's."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.rows = nn.Embedding(classes + 1, width)
+        nn.init.uniform_(self.rows.weight, -0.05, 0.05)
+
+    def forward(self, labels: Int[Tensor, " N"] | None, batch: int) -> Float[Tensor, " N width"]:
+        """Rows of the labels; None and -1 stand for "no label"."""
+        if labels is None:
+            labels = torch.full((batch,), -1, device=self.rows.weight.device)
+        return self.rows(torch.where(labels < 0, self.classes, labels))
+
+
+def no_labels_expected(labels: Tensor | None) -> None:
+    """Refuse labels for a network that has none."""
+    if labels is not None:
+        raise InputError("This network was made without classes, so it takes no labels; make it with classes=N.")
+
+
+def check_picture(x: Tensor, *, colours: int, halvings: int) -> None:
+    """Refuse what cannot go through: other colours, or sides that cannot be halved as often as the network does."""
+    if x.dim() != 4 or x.shape[1] != colours:
+        raise InputError(f"The network wants [batch, {colours}, height, width]; given was {list(x.shape)}.")
+    unit = 2**halvings
+    if x.shape[2] % unit or x.shape[3] % unit or 0 in x.shape[2:]:
+        near = [max(unit, round(side / unit) * unit) for side in x.shape[2:]]
+        raise InputError(
+            f"Pictures of {x.shape[2]} x {x.shape[3]} cannot go through this network: it halves the sides {halvings} "
+            f"times, so they must be multiples of {unit}. Scale or pad them, to {near[0]} x {near[1]} for instance, or "
+            "use fewer levels."
+        )
