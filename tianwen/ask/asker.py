@@ -223,9 +223,19 @@ class Asker:
             facts = _as_spelt(snapshot.facts(candidates.state[mine[rank]]), question)
             first = facts[0]
             p = float(probability[rank])
-            objects, sources = [fact.object for fact in facts], [fact.source for fact in facts]
+            objects, sources = _by_object(facts)
             answers.append(Answer(first.subject, first.predicate, first.sense, objects, p, sources, p >= threshold))
         return answers
+
+
+def _by_object(facts: list[Fact]) -> tuple[list[str], list[str]]:
+    """Different objects in the order of the facts, with the sources of each: said twice, it is one answer."""
+    sources: dict[str, list[str]] = {}
+    for fact in facts:
+        of_object = sources.setdefault(fact.object, [])
+        if fact.source and fact.source not in of_object:
+            of_object.append(fact.source)
+    return list(sources), ["; ".join(names) for names in sources.values()]
 
 
 def _as_spelt(facts: list[Fact], question: str) -> list[Fact]:

@@ -50,6 +50,7 @@ class ColdStart:
         latin = [name for name in self.names if not _HAN.search(name[0])]
         self.latin = latin or [("Ares I-X", "")]
         self.words = list(dict.fromkeys(word for subject, _ in self.latin for word in subject.split()))
+        self.spoken = sorted({word for name in self.english for word in name.split() if len(word) > 2})
 
     def question(self, chance: random.Random) -> Question:
         """One question and the path that answers it."""
@@ -65,10 +66,10 @@ class ColdStart:
         return chance.choice(self.names), chance.choice(self.listed if listed else self.predicates)
 
     def _english_name(self, chance: random.Random) -> Name:
-        """A Latin name as given, or a new one from the words of several: there are few."""
+        """A Latin name as given, or a new one: question files that are Chinese hold few."""
         subject, sense = chance.choice(self.latin)
-        if chance.random() < 0.6:
-            subject = " ".join(chance.choice(self.words) for _ in range(chance.choice((1, 1, 2, 2, 3))))
+        if chance.random() < 0.7:
+            subject = english_name(self.words, self.spoken, chance)
         return subject, sense
 
     def ask(self, subject: str, predicate: str, chance: random.Random) -> tuple[str, str]:
@@ -80,6 +81,35 @@ class ColdStart:
         others = () if self.only_own else synonyms(predicate)
         asked = predicate if not others or chance.random() < 0.75 else chance.choice(others)
         return synthesise(subject, asked, chance), predicate
+
+
+_SYLLABLES = (
+    *("al", "an", "ar", "bel", "cor", "da", "del", "dor", "el", "en", "far", "gan", "hal", "in", "ka", "kor", "lan"),
+    *("lo", "mar", "mi", "na", "nor", "o", "pel", "ra", "ri", "ros", "sa", "sel", "ta", "tor", "u", "val", "vi"),
+)
+_NUMBERS = (" 1", " 2", " 3", " 7", " 9", " 11", " 2020", " I", " II", " III", " IV", " X", "-1", "-2", "-A", "-X")
+_LETTERS = "ABCDEFGHIJKLMNPRSTVWXZ"
+
+
+def english_name(words: Sequence[str], spoken: Sequence[str], chance: random.Random) -> str:
+    """A name that might be one: Apollo 11, Marvanta, Silver Bridge, J. Korsel, T-17; of words or of syllables."""
+    kind = chance.random()
+    if kind < 0.08:
+        return f"{chance.choice(_LETTERS)}. {_word(words, spoken, chance)}"
+    if kind < 0.14:
+        letters = "".join(chance.choice(_LETTERS) for _ in range(chance.choice((1, 2, 3))))
+        return f"{letters}-{chance.randint(1, 999)}"
+    name = " ".join(_word(words, spoken, chance) for _ in range(chance.choice((1, 1, 2, 2, 3))))
+    return name + chance.choice(_NUMBERS) if chance.random() < 0.4 else name
+
+
+def _word(words: Sequence[str], spoken: Sequence[str], chance: random.Random) -> str:
+    kind = chance.random()
+    if kind < 0.35:
+        return chance.choice(words)
+    if kind < 0.65:
+        return chance.choice(spoken).capitalize()
+    return "".join(chance.choice(_SYLLABLES) for _ in range(chance.choice((2, 2, 3)))).capitalize()
 
 
 def _without(entry: Paraphrase, names: set[str]) -> Paraphrase:

@@ -124,6 +124,11 @@ def _material(read: Sequence[Question], kb: KnowledgeBase | None) -> tuple[list[
     return [(question.subject, question.sense) for question in read], [q.predicate for q in read], False
 
 
+EVERY_WORD = 10
+"""How often the English tables are counted: each of their words becomes one piece. Question files that are Chinese
+hold too little English for that, and "site" in the pieces si ##te is a word that nobody learns."""
+
+
 def _from_scratch(
     read: Sequence[Question], names: Iterable[tuple[str, str]], predicates: Sequence[str], how: TrainAskSettings
 ) -> Asker:
@@ -133,11 +138,12 @@ def _from_scratch(
     texts += [part for name in names for part in name] if not read else []
     texts += predicates if not read else []
     texts += [part for entry in read_paraphrases().values() for part in (*entry.synonyms, *entry.templates)]
-    for language in ("zh", "en"):
+    for language, times in (("zh", 1), ("en", EVERY_WORD)):
         tables = load_patterns(language)
-        texts += [part for family in tables.families for part in (*family.names, *family.questions)]
-        texts += [*tables.sentences, *(pattern for group in tables.patterns.values() for pattern in group)]
-        texts += [wrapper for wrapper, _ in tables.wrappers]
+        listed = [part for family in tables.families for part in (*family.names, *family.questions)]
+        listed += [*tables.sentences, *(pattern for group in tables.patterns.values() for pattern in group)]
+        listed += [wrapper for wrapper, _ in tables.wrappers]
+        texts += listed * times
     tokenizer = Tokenizer.train(texts, size=how.vocabulary, min_count=2)
     backbone = RoFormerV2Config(
         vocabulary=tokenizer.size,
