@@ -103,7 +103,9 @@ def test_a_row_whose_allowed_tokens_are_all_forbidden_stays_in_the_catalogue(row
         for i, row in enumerate(rows):
             assert finite(masked[i]) == legal(oracle, row)
         p = masked.float().softmax(-1)[0]
-        assert torch.allclose(p[sorted(legal(oracle, rows[0]))], torch.tensor(1 / len(legal(oracle, rows[0]))), atol=1e-2)
+        assert torch.allclose(
+            p[sorted(legal(oracle, rows[0]))], torch.tensor(1 / len(legal(oracle, rows[0]))), atol=1e-2
+        )
         assert renormalize or masked[0].max() < -1e30
 
 
@@ -206,7 +208,9 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(options, message):
         processor(catalogue(SMALL)[0], **options)
 
 
-@pytest.mark.parametrize("empty", [catalogue([])[0], fielded([])[0], segmented(catalogue, [[(4,)]], {0, 1, 2, 3, 4})[0]])
+@pytest.mark.parametrize(
+    "empty", [catalogue([])[0], fielded([])[0], segmented(catalogue, [[(4,)]], {0, 1, 2, 3, 4})[0]]
+)
 def test_an_empty_catalogue_is_refused(empty):
     with pytest.raises(InputError, match="The catalogue is empty"):
         processor(empty)

@@ -47,7 +47,11 @@ def test_what_somebody_holds_or_views_is_left_alone():
 
 def test_a_tensor_that_was_written_to_is_wiped_before_it_serves_again():
     buffers, scores = ScoreBuffers(), torch.randn(2, 5)
-    for spoil in (lambda t: t.fill_(0), lambda t: t[0].mul_(0), lambda t: t.view(-1).index_fill_(0, torch.tensor(3), 1)):
+    for spoil in (
+        lambda t: t.fill_(0),
+        lambda t: t[0].mul_(0),
+        lambda t: t.view(-1).index_fill_(0, torch.tensor(3), 1),
+    ):
         masked = only(buffers, scores, [1])
         address = masked.data_ptr()
         spoil(masked)
