@@ -62,7 +62,7 @@ def tree(kind, keys):
         return catalogue(keys)[:2]
     if kind == "fielded":
         return fielded([(key[:2], key[2:], ()) for key in keys])[:2]
-    return segmented(catalogue, [keys[::2] + [(4,)], keys[1::2]], {1})
+    return segmented(catalogue, [[*keys[::2], (4,)], keys[1::2]], {1})
 
 
 @settings(max_examples=60)
@@ -106,7 +106,7 @@ def test_a_row_whose_allowed_tokens_are_all_forbidden_stays_in_the_catalogue(row
         assert torch.allclose(
             p[sorted(legal(oracle, rows[0]))], torch.tensor(1 / len(legal(oracle, rows[0]))), atol=1e-2
         )
-        assert renormalize or masked[0].max() < -1e30
+        assert renormalize or masked[0].max() == -1e6
 
 
 def test_renormalized_scores_are_log_probabilities_among_the_allowed():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -173,6 +175,14 @@ def test_tokens_that_do_not_fit_the_states_are_refused():
         trie.advance(trie.root(2), np.array([4]))
     with pytest.raises(InputError, match="lengths up to 3"):
         trie.walk(np.full((1, 2), 4), np.array([3]))
+
+
+@pytest.mark.parametrize("build", [catalogue, fielded])
+def test_a_pickled_tree_is_read_only_again(build):
+    trie, oracle, _ = build([(4,), (5, 4)] if build is catalogue else [((4,), (4,), ()), ((5,), (4,), ())])
+    copy = pickle.loads(pickle.dumps(trie))
+    assert not any(array.flags.writeable for array in copy.tree if isinstance(array, np.ndarray))
+    agrees(copy, oracle)
 
 
 @pytest.mark.parametrize("build", [catalogue, fielded])

@@ -49,6 +49,9 @@ class FieldedTrie:
         self.tree = freeze(tree)
         self._subjects = CatalogueTrie(LevelOrderTree(*self.tree[:7]))
 
+    def __reduce__(self) -> tuple[type[FieldedTrie], tuple[FactTree]]:
+        return FieldedTrie, (self.tree,)  # frozen anew: arrays come out of a pickle writable
+
     @classmethod
     def build(
         cls, subjects: Any, predicates: Any, senses: Any, tokenizer: BatchTokenizer

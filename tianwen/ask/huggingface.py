@@ -3,12 +3,12 @@
 Post: 8802. The form of the plug is that of De Cao et al., Autoregressive Entity Retrieval (GENRE), 2021, whose function
 is called for every beam at every step; this one is called once a step and works on all rows together.
 
-Notation: B rows (prompts times beams or returned sequences), T tokens of each, V vocabulary, m allowed tokens of all rows.
+Notation: B rows (prompts times beams or returned sequences), T tokens of each, V vocabulary, m allowed tokens of all.
 
-What happens in a step: (1) the tokens behind the prompt are read from the root of the tree, or, where a row continues one
-of the step before, from where that one stood: rows are compared token by token, so beams may be reordered at will;
-(2) the tree gives each row's children, END being written as the model's end token; (3) all other scores become -inf.
-A row that has ended gets the padding token, a row that stands outside the tree the end token and a warning.
+What happens in a step: (1) the tokens behind the prompt are read from the root of the tree, or, where each row goes on
+from one of the step before, from where that one stood: rows are compared token by token, so beams may be reordered at
+will; (2) the tree gives each row's children, END being written as the model's end token; (3) all other scores become
+-inf. A row that has ended gets the padding token, a row that stands outside the tree the end token and a warning.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from tianwen.errors import InputError
 
 NEARBY = 64
 """How many rows before and behind its own place a row's past is looked for; beyond it the row is read from the root."""
+
+LEAST = -1e6
+"""Score of what the catalogue allows where all of it was forbidden: above the -1e9 of the fillers of a beam search."""
 
 WIDE = 16
 """Where all rows stand in one place and may take more than 1 / WIDE of the vocabulary, whole rows are written."""
@@ -62,15 +65,19 @@ class CatalogueReader:
 
     def ended(self, written: Int64[np.ndarray, " B t"]) -> Bool[np.ndarray, " B t"]:
         """Which tokens are end tokens."""
-        found = written == self.ends[0]
+        found = np.equal(written, self.ends[0])
         for end in self.ends[1:]:
             found |= written == end
         return found
 
+    def over(self, written: Int64[np.ndarray, " B t"]) -> Bool[np.ndarray, " B"]:
+        """Which rows have an end token."""
+        return np.logical_or.reduce(self.ended(written), axis=1)
+
     def states(self, written: Int64[np.ndarray, " B t"]) -> tuple[State, Bool[np.ndarray, " B"]]:
         """The state of each row and whether it is over; the state of a row that is over means nothing."""
         written = np.ascontiguousarray(written)
-        over = self.ended(written).any(axis=1)
+        over = self.over(written)
         root = self.constraint.root(len(written))
         state = self._continued(written, root) if written.shape[1] else root
         if state is None:
@@ -126,7 +133,8 @@ class CatalogueReader:
         if strangers:
             warnings.warn(
                 f"{strangers} rows have left the catalogue and are ended. Is prompt_len ({self.prompt_len}) the width "
-                "of the padded prompt (for an encoder-decoder model: the number of its start tokens, mostly 1)?",
+                "of the padded prompt (for an encoder-decoder model: the number of its start tokens, mostly 1)? "
+                "If so, more beams were asked for than there are continuations, and these rows are fillers.",
                 stacklevel=4,
             )
 
@@ -144,8 +152,8 @@ class CatalogueReader:
 class CatalogueLogitsProcessor:
     """Lets `generate` write entries of a catalogue and nothing else; pass it in `logits_processor=[...]`.
 
-    It keeps no record of beams, so it serves greedy and beam search, sampling and several returned sequences, decoder-only
-    models (with left padding) and encoder-decoder models, any vocabulary and type of scores.
+    It keeps no record of beams, so it serves greedy and beam search, sampling and several returned sequences,
+    decoder-only models (with left padding) and encoder-decoder models, any vocabulary and type of scores.
     """
 
     def __init__(
@@ -194,7 +202,8 @@ class CatalogueLogitsProcessor:
     def finished(self, sequences: Int[Tensor, " B T"]) -> State:
         """Where each sequence that `generate` returned ends: the state behind its entry, -1 where it is no entry.
 
-        A sequence is none if it was cut off by `max_new_tokens`, or if it fills a place for which there was no entry.
+        A sequence is none if it was cut off by `max_new_tokens`, or if it is one of the fillers that `generate` returns
+        when more beams are asked for than there are entries; a filler may also repeat an entry.
         `constraint.rows(state)` gives the key row, and `Snapshot.facts` the facts of a state of a knowledge base.
         """
         return self.reader.finished(sequences)
@@ -236,7 +245,7 @@ def as_prefix_allowed_tokens_fn(
 
     def allowed(batch_id: int, input_ids: Tensor) -> list[int]:
         written = _on_cpu(input_ids)[None, prompt_len:]  # [1, t]
-        over = reader.ended(written).any(axis=1)
+        over = reader.over(written)
         state = constraint.root(sources)[batch_id % sources][None]
         for token in written.T if not over[0] else []:
             state = constraint.advance(state, token)
@@ -270,15 +279,15 @@ def tokenized_catalogue(
 
 
 def _possible(values: Float[Tensor, " m"], row: Int64[Tensor, " m"], rows: int) -> Float[Tensor, " m"]:
-    """The values; where a row has nothing but -inf, all of it the lowest finite score of half the type's range.
+    """The values; where a row has nothing but -inf, because something before us forbade it all, `LEAST` instead.
 
-    Something before us forbade all that the catalogue allows. The row stays in the catalogue, last of all.
+    Such a row stays in the catalogue, last of all.
     """
     if not torch.isneginf(values).any():
         return values
     top = torch.full((rows,), -math.inf, dtype=values.dtype, device=values.device)
     top = top.scatter_reduce(0, row, values, "amax")
-    floor = torch.full_like(values, torch.finfo(values.dtype).min / 2)
+    floor = torch.full_like(values, max(LEAST, torch.finfo(values.dtype).min / 64))
     return torch.where(torch.isneginf(top)[row], floor, values)
 
 

@@ -13,7 +13,7 @@ Notation: B rows, V vocabulary, m allowed entries of all rows together.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
@@ -25,16 +25,20 @@ KEPT = 3
 
 @dataclass
 class _Buffer:
-    """`scores` is -inf but at `written`, or everywhere unknown if that is None; `owners` and `version` as we left it."""
+    """`scores` is -inf but at `written` (None: anything anywhere); `owners` and `version` tell what others did."""
 
     scores: Tensor
-    written: Tensor | None = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    owners: int = 0
-    version: int = 0
+    written: Tensor | None
+    owners: int
+    version: int
 
-    def __post_init__(self) -> None:
-        self.owners = _owners(self.scores)
-        self.version = self.scores._version
+    @classmethod
+    def like(cls, scores: Tensor) -> _Buffer:
+        """A new one, -inf everywhere."""
+        with torch.inference_mode(False):  # a tensor of inference mode would not count how often it is written to
+            fresh = torch.full(scores.shape, -math.inf, dtype=scores.dtype, device=scores.device)
+        nowhere = torch.empty(0, dtype=torch.int64, device=scores.device)
+        return cls(fresh, nowhere, _owners(fresh), fresh._version)
 
     def is_free(self) -> bool:
         """Whether nobody but us can see it."""
@@ -77,9 +81,7 @@ class ScoreBuffers:
         for buffer in self._kept:
             if buffer.is_free():
                 return buffer
-        with torch.inference_mode(False):  # a tensor of inference mode would not count how often it is written to
-            fresh = _Buffer(torch.full(like.shape, -math.inf, dtype=like.dtype, device=like.device))
-        fresh.written = torch.empty(0, dtype=torch.int64, device=like.device)
+        fresh = _Buffer.like(like)
         if len(self._kept) < KEPT and fresh.owners > 0:
             self._kept.append(fresh)
         return fresh

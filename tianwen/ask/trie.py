@@ -80,6 +80,9 @@ class CatalogueTrie:
         """`tree` is never written to."""
         self.tree = freeze(tree)
 
+    def __setstate__(self, state: dict[str, LevelOrderTree]) -> None:
+        self.tree = freeze(state["tree"])  # arrays come out of a pickle writable, for which no kernel is compiled
+
     @classmethod
     def build(
         cls, row_ptr: Int[np.ndarray, " n+1"], tokens: Int[np.ndarray, " t"], *, end_id: int
