@@ -68,6 +68,8 @@ class ShellConfig:
 class ShellLayer(nn.Module):
     """Mixer and feed-forward, each followed by residual addition and normalisation (post-norm)."""
 
+    mixer: Any  # it has step and init_state besides forward
+
     def __init__(self, config: ShellConfig, mixer: nn.Module) -> None:
         super().__init__()
         self.mixer = mixer
@@ -101,7 +103,7 @@ class Shell(nn.Module):
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.dropout = nn.Dropout(config.dropout)
         chosen = [make_mixer(config) for _ in range(config.layers)] if mixers is None else mixers
-        self.layers = nn.ModuleList(ShellLayer(config, mixer) for mixer in chosen)
+        self.layers: Any = nn.ModuleList(ShellLayer(config, mixer) for mixer in chosen)
         self.initialise()
 
     @torch.no_grad()
@@ -115,7 +117,7 @@ class Shell(nn.Module):
 
     def init_state(self, batch: int) -> list[Any]:
         """The state before the first token, one part a layer."""
-        return [layer.mixer.init_state(batch) for layer in self.layers]  # pyright: ignore[reportCallIssue]
+        return [layer.mixer.init_state(batch) for layer in self.layers]
 
     def forward(
         self,
@@ -142,7 +144,7 @@ class Shell(nn.Module):
         x = rms_norm(self.dropout(self.tokens(ids)), self.config.eps)
         after: list[Any] = []
         for layer, part in zip(self.layers, state, strict=True):
-            x, part = layer.step(x, part)  # pyright: ignore[reportCallIssue]
+            x, part = layer.step(x, part)
             after.append(part)
         return x, after
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -49,18 +48,18 @@ class LanguageModel(nn.Module):
         lengths: Int[Tensor, " batch"] | None = None,
     ) -> tuple[Float[Tensor, " batch length vocabulary"], list[Any]]:
         """Logits of the id after each, and the state; arguments as in `Shell`."""
-        hidden, state = self.shell(ids, state=state, reset=reset, lengths=lengths)
-        return linear(hidden, self.shell.tokens.weight), state
+        hidden, after = self.shell(ids, state=state, reset=reset, lengths=lengths)
+        return linear(hidden, self.shell.tokens.weight), after
 
     def step(
         self, ids: Int[Tensor, " batch"], state: Sequence[Any]
     ) -> tuple[Float[Tensor, " batch vocabulary"], list[Any]]:
         """Logits after one more id a row."""
-        hidden, state = self.shell.step(ids, state)
-        return linear(hidden, self.shell.tokens.weight), state
+        hidden, after = self.shell.step(ids, state)
+        return linear(hidden, self.shell.tokens.weight), after
 
     def read(
-        self, ids: Int[Tensor, " length"], state: Sequence[Any], *, chunk: int = 512
+        self, ids: Int[Tensor, " length"], state: Sequence[Any], *, chunk: int = 2048
     ) -> tuple[Float[Tensor, " vocabulary"], list[Any]]:
         """Logits after all of `ids` (one row, at least one id), read in chunks so that memory stays constant."""
         hidden, after = ids.new_empty(0), list(state)

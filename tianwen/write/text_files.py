@@ -7,8 +7,8 @@ Notation
     ids   [B, T] what is read       targets [B, T] = the ids one place further on
     reset [B, T] true where a document begins: the state starts from zero there
 
-Line ends of any kind become "\\n", a byte order mark is dropped. Bytes that are not UTF-8 become U+FFFD and are counted;
-a file that is full of them is refused, for it is in another encoding.
+Line ends of any kind become "\\n", a byte order mark is dropped. Bytes that are not UTF-8 become U+FFFD and are
+counted; a file that is full of them is refused, for it is in another encoding.
 """
 
 from __future__ import annotations
