@@ -71,7 +71,7 @@ def _even_in_log_snr(schedule: Schedule, S: int) -> NDArray[np.float64]:
     return schedule.T - 1 - np.interp(np.linspace(0, way[-1], S), way, np.arange(schedule.T))
 
 
-def _distinct(wanted: NDArray[np.float64], T: int) -> list[int]:
+def _distinct(wanted: NDArray[np.floating], T: int) -> list[int]:
     """Whole times close to those wanted, strictly falling from T-1; always possible because S <= T."""
     times = np.rint(wanted).astype(np.int64)
     back = np.arange(len(times))[::-1]

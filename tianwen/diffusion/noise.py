@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -45,14 +45,24 @@ def normal(
     seeds: Sequence[int], shape: Sequence[int], *, stream: Stream, draw: int = 0
 ) -> Float[Tensor, " batch *shape"]:
     """Standard normal noise of each picture: [batch, *shape] float32 on the CPU."""
+    return _fill([(seed, _NUMBER[stream], draw, 0) for seed in seeds], shape)
+
+
+def codebook(seed: int, shape: Sequence[int], *, draw: int, entries: Sequence[int]) -> Float[Tensor, " entries *shape"]:
+    """Some entries of the codebook of one step: [entries, *shape]. Nothing is kept; ask again for the same bits."""
+    return _fill([(seed, _NUMBER["codebook"], draw, entry) for entry in entries], shape)
+
+
+def _fill(origins: Sequence[tuple[int, int, int, int]], shape: Sequence[int]) -> Tensor:
+    """One row for each (key, key, counter, counter); the counter's two low words are left to count the numbers."""
     source = np.random.Philox(key=0)
     generator = np.random.Generator(source)
-    state = source.state
-    noise = np.empty((len(seeds), *shape), dtype=np.float32)
-    for row, seed in zip(noise.reshape(len(seeds), -1), seeds, strict=True):
+    state: Any = source.state
+    noise = np.empty((len(origins), *shape), dtype=np.float32)
+    for row, (seed, stream, draw, entry) in zip(noise.reshape(len(origins), -1), origins, strict=True):
         # Setting the state is as good as a new generator and costs a tenth of it.
-        state["state"]["key"][:] = (seed, _NUMBER[stream])
-        state["state"]["counter"][:] = (0, 0, draw, 0)
+        state["state"]["key"][:] = (seed, stream)
+        state["state"]["counter"][:] = (0, 0, draw, entry)
         source.state = state
         generator.standard_normal(dtype=np.float32, out=row)
     return torch.from_numpy(noise)

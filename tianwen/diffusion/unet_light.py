@@ -17,7 +17,6 @@ Notation
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,6 +31,7 @@ from tianwen.diffusion.unet_parts import (
     group_norm,
     no_labels_expected,
     pointwise,
+    run_block,
 )
 
 
@@ -145,12 +145,3 @@ def condition(net: LightUNet, t: Tensor, labels: Tensor | None) -> Tensor:
         no_labels_expected(labels)
         return e
     return e + net.labels(labels, t.shape[0])
-
-
-def run_block(parts: nn.Module, x: Tensor, e: Tensor) -> Tensor:
-    """A block and, where there is one, the attention behind it."""
-    assert isinstance(parts, nn.ModuleList)
-    x = parts[0](x, e)
-    for attention in parts[1:]:
-        x = attention(x)
-    return x

@@ -6,9 +6,9 @@ Notation
     N  batch      C  channels of a feature map, width times a multiplier      H, W  its sides
     s  width of the network      t  time, 0 .. T-1      e  embedding of time (and class), [N, width of it]
 
-Why group norm and never batch norm: a training batch mixes all times, from clean to pure noise, a sampling batch has one
-time; statistics of one are wrong for the other. Groups here are runs of neighbouring channels. The reference groups
-channel c with c mod 32, which only matters to somebody who carries weights over: permute the channels then.
+Why group norm and never batch norm: a training batch mixes all times, from clean to pure noise, a sampling batch has
+one time; statistics of one are wrong for the other. Groups here are runs of neighbouring channels. The reference puts
+the channels with equal c mod 32 into one group, which matters only to somebody who carries weights over: permute then.
 """
 
 from __future__ import annotations
@@ -146,6 +146,15 @@ class ClassEmbedding(nn.Module):
         if labels is None:
             labels = torch.full((batch,), -1, device=self.rows.weight.device)
         return self.rows(torch.where(labels < 0, self.classes, labels))
+
+
+def run_block(parts: nn.Module, x: Tensor, e: Tensor) -> Tensor:
+    """A block and, where there is one, the attention behind it."""
+    assert isinstance(parts, nn.ModuleList)
+    x = parts[0](x, e)
+    for attention in parts[1:]:
+        x = attention(x)
+    return x
 
 
 def no_labels_expected(labels: Tensor | None) -> None:
