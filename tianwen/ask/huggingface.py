@@ -129,7 +129,7 @@ class CatalogueReader:
         return renamed
 
     def _warn_of_strangers(self, state: State) -> None:
-        strangers = int((state.reshape(len(state), -1) < 0).all(axis=1).sum()) if len(state) else 0
+        strangers = int(np.logical_and.reduce(state < 0, axis=tuple(range(1, state.ndim))).sum())
         if strangers:
             warnings.warn(
                 f"{strangers} rows have left the catalogue and are ended. Is prompt_len ({self.prompt_len}) the width "
