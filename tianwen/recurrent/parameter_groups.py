@@ -2,7 +2,7 @@
 
 Post: 9554
 
-Weight decay would pull nu_log, theta_log and gamma_log towards 0, that is |lam| towards 1/e and angles towards 1 radian:
+Weight decay would pull nu_log, theta_log and gamma_log towards 0, that is |lam| towards 1/e and angles to 1 radian:
 a pull that means nothing. And a small step in nu_log is a large step in memory when |lam| is near 1.
 """
 

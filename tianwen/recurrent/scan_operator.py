@@ -16,9 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tianwen.recurrent import scan_torch
+from tianwen.recurrent import scan_cpu, scan_torch
 
 SCHEMA = "(Tensor u, Tensor lam, Tensor? gamma, Tensor? h0, Tensor? reset, Tensor? lengths, bool reverse)"
+
+
+def _kernels(u: Tensor) -> Any:
+    """The module whose forward and backward run on the device of u."""
+    return scan_cpu if u.device.type == "cpu" else scan_torch
 
 
 @torch.library.custom_op("tianwen::linear_scan", mutates_args=(), schema=SCHEMA + " -> (Tensor, Tensor)")
@@ -32,7 +37,7 @@ def scan_operator(
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
     """x and the last state; `linear_scan` checks what comes in."""
-    return scan_torch.forward(u, lam, gamma, h0=h0, reset=reset, lengths=lengths, reverse=reverse)
+    return _kernels(u).forward(u, lam, gamma, h0=h0, reset=reset, lengths=lengths, reverse=reverse)
 
 
 @scan_operator.register_fake
@@ -66,7 +71,7 @@ def scan_backward(
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, lam, gamma and h0."""
-    return scan_torch.backward((dx, dlast), (u, x, lam), gamma, h0=h0, reset=reset, lengths=lengths, reverse=reverse)
+    return _kernels(u).backward((dx, dlast), (u, x, lam), gamma, h0=h0, reset=reset, lengths=lengths, reverse=reverse)
 
 
 @scan_backward.register_fake
