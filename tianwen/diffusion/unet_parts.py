@@ -14,6 +14,7 @@ the channels with equal c mod 32 into one group, which matters only to somebody 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,7 +23,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tianwen.diffusion.convolution import Convolution
 from tianwen.errors import InputError
+
+Net = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""A network without its checks: x, t, labels -> prediction."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,9 @@ def variance_scaling_(weight: Tensor, *, scale: float = 1.0) -> None:
     nn.init.uniform_(weight, -limit, limit)
 
 
-def conv(inputs: int, outputs: int, *, scale: float = 1.0) -> nn.Conv2d:
+def conv(inputs: int, outputs: int, *, scale: float = 1.0) -> Convolution:
     """A 3x3 convolution without bias that keeps the sides."""
-    layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    layer = Convolution(inputs, outputs)
     variance_scaling_(layer.weight, scale=scale)
     return layer
 
@@ -100,7 +105,7 @@ def pointwise(inputs: int, outputs: int) -> nn.Module:
     """A dense layer over channels (1x1 convolution), where the number of channels changes; nothing where it stays."""
     if inputs == outputs:
         return nn.Identity()
-    layer = nn.Conv2d(inputs, outputs, 1, bias=False)
+    layer = Convolution(inputs, outputs, 1)
     variance_scaling_(layer.weight)
     return layer
 
@@ -121,7 +126,7 @@ class Attention(nn.Module):
         self.heads = channels // 64 if channels % 64 == 0 else 1
         self.norm = group_norm(channels, groups)
         self.qkv = pointwise(channels, 3 * channels)
-        self.output = nn.Conv2d(channels, channels, 1, bias=False)
+        self.output = Convolution(channels, channels, 1)
         nn.init.zeros_(self.output.weight)
 
     def forward(self, x: Float[Tensor, " N C H W"]) -> Float[Tensor, " N C H W"]:
@@ -155,6 +160,20 @@ def run_block(parts: nn.Module, x: Tensor, e: Tensor) -> Tensor:
     for attention in parts[1:]:
         x = attention(x)
     return x
+
+
+def each_alone(net: Net, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    """The network's prediction for every picture by itself, so that no bit depends on the others of the batch.
+
+    Matrix products and convolutions sum in another order for another number of rows, which shows in the last bits.
+    """
+    each = [net(x[k : k + 1], t[k : k + 1], None if labels is None else labels[k : k + 1]) for k in range(x.shape[0])]
+    return torch.cat(each) if each else x
+
+
+def wants_alone(x: Tensor) -> bool:
+    """Whether a network that promises equal bits takes these pictures one by one: several, on a CPU, no gradients."""
+    return x.device.type == "cpu" and x.shape[0] != 1 and not torch.is_grad_enabled()
 
 
 def no_labels_expected(labels: Tensor | None) -> None:
