@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tianwen.ask.columns import Texts, map_columns, write_columns
+from tianwen.ask.columns import Pieces, Texts, map_columns, write_columns
 from tianwen.ask.knowledge_base import KnowledgeBase
 
 from .few_facts import FACTS, TOKENIZER
@@ -16,7 +16,8 @@ def test_values_are_ordinary_arrow_files(tmp_path):
     KnowledgeBase.build(FACTS, tmp_path / "k", tokenizer=TOKENIZER).close()
     segment = tmp_path / "k" / "segments" / "0001"
     values, names = pl.read_ipc(segment / "values.arrow"), pl.read_ipc(segment / "subject.arrow")
-    assert sorted(values["object"]) == sorted(fact.object for fact in FACTS)
+    objects = pl.read_ipc(segment / "object-0000.arrow")
+    assert sorted(objects["text"]) == sorted(fact.object for fact in FACTS)
     assert sorted(names["text"].gather(values["subject"])) == sorted(fact.subject for fact in FACTS)
 
 
@@ -32,6 +33,16 @@ def test_mapped_columns_equal_what_was_written(tmp_path, count):
     np.testing.assert_array_equal(columns["n"], numbers.to_numpy())
     assert mapped.take(range(count)) == texts.to_list()
     assert mapped.take(np.arange(count)[::-7]) == texts.to_list()[::-7]
+
+
+def test_texts_in_pieces_are_taken_as_from_one():
+    texts = [f"{n}号" for n in range(23)]
+    pieces = Pieces([Texts.of(texts[start : start + 5]) for start in range(0, 23, 5)], 5)
+    assert len(pieces) == 23
+    assert pieces.take(range(3, 12)) == texts[3:12]
+    rows = np.array([22, 0, 5, 4, 5, 19])
+    assert pieces.take(rows) == [texts[row] for row in rows]
+    assert pieces.take(rows[:0]) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"ARROW1", b"ARROW1\0\0" + b"\xff" * 60 + b"ARROW1", b"x" * 100])

@@ -163,7 +163,7 @@ def test_a_flipped_byte_in_the_log_of_a_crashed_writer_is_refused_or_harmless(so
 def test_a_large_segment_is_checked_by_size_when_opened_and_in_full_by_verify(sound, tmp_path, monkeypatch):
     folder = Path(shutil.copytree(sound, tmp_path / "k"))
     monkeypatch.setattr(segment_module, "FULL_CHECK_BYTES", 0)
-    victim = folder / "segments" / "0001" / "values.arrow"
+    victim = folder / "segments" / "0001" / "object-0000.arrow"
     content = victim.read_bytes()
     place = content.index("火卫39".encode())
     victim.write_bytes(content[:place] + b"\0" + content[place + 1 :])

@@ -64,6 +64,28 @@ class Texts:
         return [str(view[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
 
 
+class Pieces:
+    """Texts in several files, `size` in each but the last."""
+
+    def __init__(self, pieces: Sequence[Texts], size: int) -> None:
+        self.pieces = pieces
+        self.size = size
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces))
+
+    def take(self, rows: range | Integer[np.ndarray, " rows"]) -> list[str]:
+        """Some texts, in the order given."""
+        if len(self.pieces) == 1:
+            return self.pieces[0].take(rows)
+        rows = np.arange(rows.start, rows.stop) if isinstance(rows, range) else np.asarray(rows, np.int64)
+        piece, texts = rows // self.size, np.empty(len(rows), object)
+        for number in np.unique(piece).tolist():
+            here = np.flatnonzero(piece == number)
+            texts[here] = self.pieces[number].take(rows[here] - number * self.size)
+        return texts.tolist()
+
+
 def write_columns(path: Path, frame: pl.DataFrame) -> None:
     """Write a frame of UInt32 and String columns so that `map_columns` can map it."""
     options: dict[str, Any] = {"record_batch_size": max(frame.height, 1)} if _TAKES_BATCH_SIZE else {}

@@ -28,6 +28,9 @@ FIELDS = 3
 SORTABLE_BITS = 63
 """Bits of a fact that one integer can hold for sorting."""
 
+TEXTS_AT_ONCE = 200_000
+"""Names that are tokenised together."""
+
 _SUBJECT = "subject_tree_"
 _OWN_ARRAYS = ("subject_ptr", "pair", "name_ptr", "name_token", "name_token_high", "layout")
 
@@ -67,9 +70,18 @@ class FieldedTrie:
                 "One subject, one predicate and one sense a fact are needed, "
                 f"but the columns are {', '.join(str(len(column)) for column in columns)} long."
             )
+        names, numbers = zip(*map(distinct_strings, columns), strict=True)
+        return cls.of_numbered(names, numbers, tokenizer)
+
+    @classmethod
+    def of_numbered(
+        cls, texts: Sequence[Sequence[str]], numbers: Sequence[np.ndarray], tokenizer: BatchTokenizer
+    ) -> tuple[FieldedTrie, Int64[np.ndarray, " facts"]]:
+        """As `build`, from the distinct subjects, predicates and senses, and each fact's three numbers into them."""
         end_id = int(tokenizer.sep_id)
-        names, codes = zip(*(_names(column, tokenizer, end_id) for column in columns), strict=True)
+        names = [_names(kind, tokenizer, end_id) for kind in texts]
         bits = [max(len(kind.first) - 1, 0).bit_length() for kind in names]
+        codes = [kind.rank[number] for kind, number in zip(names, numbers, strict=True)]
         subject, pair, row_of_fact = _distinct_keys(codes, bits)
         width = max((bits[1] + bits[2] + 7) // 8, 1)
         pair_bytes = np.ascontiguousarray(pair.astype("<i8").view(np.uint8).reshape(-1, 8)[:, :width])  # [u, w]
@@ -182,12 +194,14 @@ class FieldedTrie:
         return subject[dead_rows == subject_ptr[subject + 1] - subject_ptr[subject]]
 
 
-def _names(column: Any, tokenizer: BatchTokenizer, end_id: int) -> tuple[SortedRows, Int64[np.ndarray, " facts"]]:
-    """The distinct token sequences of a column, and which each fact has; every distinct string is tokenised once."""
-    distinct, code = distinct_strings(column)
-    row_ptr, tokens = tokenizer.ids_batch(distinct)
-    names = sort_rows(row_ptr, tokens, end_id=end_id)
-    return names, names.rank[code]
+def _names(texts: Sequence[str], tokenizer: BatchTokenizer, end_id: int) -> SortedRows:
+    """The distinct token sequences of some texts, tokenised a part at a time: Python strings are costly."""
+    lengths, tokens = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        row_ptr, ids = tokenizer.ids_batch(list(texts[start : start + TEXTS_AT_ONCE]))
+        lengths.append(np.diff(row_ptr))
+        tokens.append(np.asarray(ids))
+    return sort_rows(pointers(np.concatenate(lengths)), np.concatenate(tokens), end_id=end_id)
 
 
 def distinct_strings(column: Any) -> tuple[list[str], Int64[np.ndarray, " rows"]]:
@@ -204,16 +218,25 @@ def distinct_strings(column: Any) -> tuple[list[str], Int64[np.ndarray, " rows"]
 
 
 def _distinct_keys(
-    codes: Sequence[Int64[np.ndarray, " facts"]], bits: list[int]
+    codes: list[Int64[np.ndarray, " facts"]], bits: list[int]
 ) -> tuple[Int64[np.ndarray, " u"], Int64[np.ndarray, " u"], Int64[np.ndarray, " facts"]]:
-    """Subject and pair of every distinct key in order, and the key row of each fact; one integer a fact is sorted."""
-    subject, predicate, sense = codes
+    """Subject and pair of every distinct key in order, and the key row of each fact; `codes` is emptied on the way.
+
+    One integer a fact is sorted where it can hold all three numbers, as it can for billions of facts.
+    """
+    sense, predicate, subject = codes.pop(), codes.pop(), codes.pop()
     pair = predicate << bits[2] | sense
-    if sum(bits) <= SORTABLE_BITS:
-        order = np.argsort(subject << (bits[1] + bits[2]) | pair, kind="stable")
-    else:
+    del predicate, sense
+    if sum(bits) > SORTABLE_BITS:
         order = np.lexsort((pair, subject))
-    subject, pair = subject[order], pair[order]
+        subject, pair = subject[order], pair[order]
+    else:
+        key = subject << (bits[1] + bits[2]) | pair
+        del subject, pair
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        subject, pair = key >> (bits[1] + bits[2]), key & ((1 << (bits[1] + bits[2])) - 1)
+        del key
     new = np.ones(len(order), np.bool_)
     new[1:] = (subject[1:] != subject[:-1]) | (pair[1:] != pair[:-1])
     row_of_fact = np.empty(len(order), np.int64)

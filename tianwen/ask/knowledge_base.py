@@ -29,8 +29,8 @@ from tianwen.ask import catalogue as store
 from tianwen.ask.catalogue import Catalogue, State
 from tianwen.ask.durable import WriteLock, checksum, damaged, is_read_only, remove_tree, telling
 from tianwen.ask.fact_files import facts_of
-from tianwen.ask.fact_report import FACT_SCHEMA, Report
-from tianwen.ask.loading import Loaded, Progress, Source, frame_of, gather, without_known
+from tianwen.ask.fact_report import Report
+from tianwen.ask.loading import Loaded, Progress, Source, frame_of, gather, gather_numbered, without_known
 from tianwen.ask.new_folder import (
     LOCK,
     SEGMENTS,
@@ -40,6 +40,7 @@ from tianwen.ask.new_folder import (
     write_segment,
     write_tokenizer,
 )
+from tianwen.ask.numbered_facts import Gathering, NumberedFacts
 from tianwen.ask.segment import check
 from tianwen.ask.snapshot import Snapshot, check_text, require_tokenizer
 from tianwen.ask.view import View
@@ -89,20 +90,20 @@ class KnowledgeBase:
         _require_place(folder, overwrite)
         report = Report() if report is None else report
         report.strict = report.strict or strict
-        loaded = gather(source, report, progress)
+        with telling(folder, "building"):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            loaded = gather_numbered(source, report, beside=folder.parent, progress=progress)
         if not loaded.facts.height and (loaded.files or report.skipped):
             raise InputError(f"There is no fact to build a knowledge base from. {report.summary()}")
         if progress is not None:
             progress(0, loaded.facts.height, "indexing")
         with telling(folder, "building"):
-            if not (folder / store.FILE).exists() or not cls._replaced(folder, loaded, tokenizer):
+            if not (folder / store.FILE).exists() or not cls._replaced(folder, loaded, tokenizer, progress):
                 old = _moved_away(folder) if (folder / store.FILE).exists() else None
                 created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-                build_folder(folder, loaded, tokenizer, {"created": created})
+                build_folder(folder, loaded, tokenizer, {"created": created}, progress)
                 if old is not None:
                     remove_tree(old)
-        if progress is not None:
-            progress(loaded.facts.height, loaded.facts.height, "indexing")
         return cls.open(folder, tokenizer=tokenizer)
 
     @classmethod
@@ -236,7 +237,7 @@ class KnowledgeBase:
                 self._store(fresh, loaded)
         return fresh.height
 
-    def _store(self, fresh: pl.DataFrame, loaded: Loaded) -> None:
+    def _store(self, fresh: pl.DataFrame, loaded: Loaded[pl.DataFrame]) -> None:
         before = self._view.added_facts()
         if len(before) + fresh.height <= MOST_ADDED:
             with self._catalogue.writing() as connection:
@@ -245,7 +246,7 @@ class KnowledgeBase:
             return
         added = pl.concat([frame_of(before), fresh])
         number = self._next_number()
-        manifest = write_segment(self.folder, number, added, self.tokenizer)
+        manifest = write_segment(self.folder, number, NumberedFacts.of(added), self.tokenizer)
         with self._catalogue.writing() as connection:
             store.forget_edits(connection, segments=False)
             store.insert_segment(connection, number, added.height, manifest)
@@ -277,13 +278,16 @@ class KnowledgeBase:
                 return
             if progress is not None:
                 progress(0, len(snapshot), "indexing")
-            facts = pl.concat([pl.DataFrame(schema=FACT_SCHEMA), *snapshot.frames()])
-            self._replace(Loaded(facts), self.tokenizer)
-            if progress is not None:
-                progress(len(snapshot), len(snapshot), "indexing")
+            with Gathering(self.folder) as gathering:
+                for frame in snapshot.frames():
+                    gathering.take(frame)
+                facts = gathering.finish()
+            self._replace(Loaded(facts), self.tokenizer, progress=progress)
 
     @classmethod
-    def _replaced(cls, folder: Path, loaded: Loaded, tokenizer: Tokenizer) -> bool:
+    def _replaced(
+        cls, folder: Path, loaded: Loaded[NumberedFacts], tokenizer: Tokenizer, progress: Progress | None
+    ) -> bool:
         """Put facts in the place of all those of an existing knowledge base; False when that is damaged."""
         try:
             kb = cls.open(folder)
@@ -292,14 +296,21 @@ class KnowledgeBase:
         with kb:
             kb._require_writable()
             with kb._writing():
-                kb._replace(loaded, tokenizer, forget=True)
+                kb._replace(loaded, tokenizer, forget=True, progress=progress)
         return True
 
-    def _replace(self, loaded: Loaded, tokenizer: Tokenizer, *, forget: bool = False) -> None:
+    def _replace(
+        self,
+        loaded: Loaded[NumberedFacts],
+        tokenizer: Tokenizer,
+        *,
+        forget: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
         """One segment in the place of everything; `forget` the old sources too."""
         number = self._next_number()
         settings = write_tokenizer(self.folder, tokenizer)
-        manifest = write_segment(self.folder, number, loaded.facts, tokenizer)
+        manifest = write_segment(self.folder, number, loaded.facts, tokenizer, progress)
         with self._catalogue.writing() as connection:
             store.forget_edits(connection, segments=True)
             store.insert_segment(connection, number, loaded.facts.height, manifest)

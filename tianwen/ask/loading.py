@@ -1,4 +1,4 @@
-"""Everything that facts can come from, as one frame without exact duplicates.
+"""Everything that facts can come from, without exact duplicates: as one frame, or numbered for a build.
 
 Post: 8802
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import polars as pl
@@ -17,6 +17,7 @@ import polars as pl
 from tianwen.ask.fact_files import read_facts
 from tianwen.ask.fact_report import FACT_SCHEMA, Report
 from tianwen.ask.facts import FIELDS, Fact, as_facts
+from tianwen.ask.numbered_facts import Gathering, NumberedFacts
 from tianwen.ask.ragged import pointers
 from tianwen.ask.snapshot import Snapshot
 from tianwen.errors import InputError
@@ -26,32 +27,54 @@ Source: TypeAlias = "str | Path | pl.DataFrame | Iterable[str | Path | Fact | tu
 # Called with what is done, what there is in all (None: unknown) and the stage, "reading", "indexing" or "writing".
 Progress: TypeAlias = Callable[[int, "int | None", str], None]
 
+Files: TypeAlias = "list[tuple[str, int, int]]"
+Facts = TypeVar("Facts")
+
 _FACTS_AT_ONCE = 50_000
 _TOKENS_AT_ONCE = 4_000_000
 
 
 @dataclass(slots=True)
-class Loaded:
-    """Facts read: columns `facts.FIELDS`, each fact once, in the order of their first coming."""
+class Loaded(Generic[Facts]):
+    """Facts read, each once, in the order of their first coming."""
 
-    facts: pl.DataFrame
+    facts: Facts
     duplicates: int = 0
-    files: list[tuple[str, int, int]] = field(default_factory=list)  # name, facts kept, lines left out
+    files: Files = field(default_factory=list)  # name, facts kept, lines left out
 
 
-def gather(source: Source, report: Report, progress: Progress | None = None) -> Loaded:
-    """Read a source whole; duplicates are merged and counted, also in `report.merged`."""
+def gather(source: Source, report: Report) -> Loaded[pl.DataFrame]:
+    """Read a source into one frame; duplicates are merged and counted, also in `report.merged`."""
     loaded = Loaded(pl.DataFrame(schema=FACT_SCHEMA))
-    frames = [loaded.facts]
-    for frame in _frames(source, report, loaded):
-        frames.append(frame)
-        if progress is not None:
-            progress(sum(part.height for part in frames), None, "reading")
-    everything = pl.concat(frames)
+    everything = pl.concat([loaded.facts, *_frames(source, report, loaded.files)])
     loaded.facts = everything.unique(maintain_order=True)
     loaded.duplicates = everything.height - loaded.facts.height
     report.merged += loaded.duplicates
     return loaded
+
+
+def gather_numbered(
+    source: Source, report: Report, *, beside: Path, progress: Progress | None = None
+) -> Loaded[NumberedFacts]:
+    """Read a source of any size in bounded memory; a temporary file is made in the folder `beside` if it is large."""
+    files: Files = []
+    size = _size_of(source)
+    with Gathering(beside) as gathering:
+        for frame in _frames(source, report, files):
+            gathering.take(frame)
+            if progress is not None:
+                read = min(report.bytes_done / size, 1.0) if size else 0.0
+                progress(gathering.height, int(gathering.height / read) if read else None, "reading")
+        facts = gathering.finish()
+    report.merged += facts.duplicates
+    return Loaded(facts, facts.duplicates, files)
+
+
+def _size_of(source: Source) -> int:
+    """Bytes of a source that is one file; 0 where that is not known."""
+    one = source[0] if isinstance(source, list) and len(source) == 1 else source
+    path = Path(one) if isinstance(one, (str, Path)) else None
+    return path.stat().st_size if path is not None and path.is_file() else 0
 
 
 def without_known(facts: pl.DataFrame, snapshot: Snapshot) -> pl.DataFrame:
@@ -62,9 +85,9 @@ def without_known(facts: pl.DataFrame, snapshot: Snapshot) -> pl.DataFrame:
     return facts.join(pl.concat(known), on=FIELDS, how="anti", maintain_order="left")
 
 
-def _frames(source: Source, report: Report, loaded: Loaded) -> Iterator[pl.DataFrame]:
+def _frames(source: Source, report: Report, files: Files) -> Iterator[pl.DataFrame]:
     if isinstance(source, (str, Path)):
-        yield from _file(source, report, loaded)
+        yield from _file(source, report, files)
         return
     if isinstance(source, pl.DataFrame):
         yield report.keep(_with_lines(source), "the frame")
@@ -77,7 +100,7 @@ def _frames(source: Source, report: Report, loaded: Loaded) -> Iterator[pl.DataF
     count = 0
     for first in items:
         if isinstance(first, (str, Path)):
-            yield from _file(first, report, loaded)
+            yield from _file(first, report, files)
         elif isinstance(first, pl.DataFrame):
             yield first.select(FIELDS)
         else:
@@ -87,10 +110,10 @@ def _frames(source: Source, report: Report, loaded: Loaded) -> Iterator[pl.DataF
             yield frame_of(facts)
 
 
-def _file(path: str | Path, report: Report, loaded: Loaded) -> Iterator[pl.DataFrame]:
+def _file(path: str | Path, report: Report, files: Files) -> Iterator[pl.DataFrame]:
     rows, skipped = report.rows, report.skipped
     yield from read_facts(path, report=report)
-    loaded.files.append((str(path), report.rows - rows, report.skipped - skipped))
+    files.append((str(path), report.rows - rows, report.skipped - skipped))
 
 
 def _with_lines(frame: pl.DataFrame) -> pl.DataFrame:

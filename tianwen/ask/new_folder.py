@@ -10,13 +10,13 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-
-import polars as pl
+from typing import Any
 
 from tianwen.ask import catalogue as store
 from tianwen.ask.catalogue import Catalogue
 from tianwen.ask.durable import WriteLock, checksum, flush_file, flush_folder, flush_tree, remove_tree
-from tianwen.ask.loading import Loaded
+from tianwen.ask.loading import Loaded, Progress
+from tianwen.ask.numbered_facts import NumberedFacts
 from tianwen.ask.segment import Drawn
 from tianwen.errors import InputError
 from tianwen.text import Tokenizer
@@ -25,14 +25,22 @@ LOCK = "write.lock"
 SEGMENTS = "segments"
 
 
-def write_segment(folder: Path, number: int, facts: pl.DataFrame, tokenizer: Tokenizer) -> int:
+def write_segment(
+    folder: Path, number: int, facts: NumberedFacts, tokenizer: Tokenizer, progress: Progress | None = None
+) -> int:
     """Index facts into `segments/NUMBER`; the manifest's checksum. Nobody reads it before the catalogue names it."""
     target = segment_folder(folder, number)
     beside = target.with_name(f".{target.name}.tmp")
     for left_over in (beside, target):  # of a process that died before its commit
         remove_tree(left_over)
     try:
-        manifest = Drawn.of(facts, tokenizer).save(beside, tokenizer=tokenizer.fingerprint)
+        drawn = Drawn.of(facts, tokenizer)
+
+        def written(rows: int) -> None:
+            if progress is not None:
+                progress(rows, facts.height, "writing")
+
+        manifest = drawn.save(beside, tokenizer=tokenizer.fingerprint, written=written)
         os.rename(beside, target)
     except BaseException:
         remove_tree(beside)
@@ -55,13 +63,19 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
     return {"tokenizer": tokenizer.fingerprint, "tokenizer_bytes": str(size), "tokenizer_crc32": f"{crc:08x}"}
 
 
-def build_folder(folder: Path, loaded: Loaded, tokenizer: Tokenizer, settings: dict[str, str]) -> None:
+def build_folder(
+    folder: Path,
+    loaded: Loaded[NumberedFacts],
+    tokenizer: Tokenizer,
+    settings: dict[str, str],
+    progress: Progress | None = None,
+) -> None:
     """Make a whole knowledge base beside `folder` and rename it; raises InputError when `folder` appears meanwhile."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _folder_beside(folder) as beside:
         (beside / SEGMENTS).mkdir()
         settings = settings | write_tokenizer(beside, tokenizer)
-        manifest = write_segment(beside, 1, loaded.facts, tokenizer)
+        manifest = write_segment(beside, 1, loaded.facts, tokenizer, progress)
         catalogue = Catalogue(beside, create=True)
         try:
             catalogue.create(settings)
@@ -80,7 +94,7 @@ def build_folder(folder: Path, loaded: Loaded, tokenizer: Tokenizer, settings: d
         flush_folder(folder.parent)
 
 
-def note_sources(connection: store.sqlite3.Connection, loaded: Loaded) -> None:
+def note_sources(connection: store.sqlite3.Connection, loaded: Loaded[Any]) -> None:
     """Record the files read and the duplicates merged."""
     for name, facts, skipped in loaded.files:
         store.insert_source(connection, name, facts, skipped)

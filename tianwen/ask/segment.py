@@ -5,8 +5,9 @@ Post: 8802
     segments/0001/manifest.json      format, counts, tokenizer, and size and CRC-32 of every file
                   trie/*.npy         the tree's arrays (`fielded`), memory-mapped
                   key_ptr.npy        [keys + 1] int64: the facts of key k are rows key_ptr[k] .. key_ptr[k + 1] - 1
-                  values.arrow       one row a fact: numbers of subject, predicate, sense, source; the object's text
+                  values.arrow       one row a fact: numbers of its subject, predicate, sense and source
                   subject.arrow ...  the texts of those numbers, each once
+                  object-0000.arrow  the objects of the first million facts, and so on
 
 Facts of one key stand in the order in which they came.
 The Arrow files are ordinary ones, laid out so that they map into memory (`columns`).
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +26,17 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64, UInt32
 
-from tianwen.ask.columns import Kind, Texts, map_columns, write_columns
+from tianwen.ask.columns import Kind, Pieces, Texts, map_columns, write_columns
 from tianwen.ask.durable import checksum, damaged, flush_tree
 from tianwen.ask.facts import FIELDS, Fact
 from tianwen.ask.fielded import BatchTokenizer, FieldedTrie, distinct_strings
+from tianwen.ask.numbered_facts import AT_ONCE, NAMED, NumberedFacts
 from tianwen.ask.ragged import pointers
 
-FORMAT = 1
+FORMAT = 2  # 1 had all objects in values.arrow, and needed memory for all of them
 MANIFEST = "manifest.json"
-NAMED = ("subject", "predicate", "sense", "source")
-_VALUES: dict[str, Kind] = {**dict.fromkeys(NAMED, "number"), "object": "text"}
+_VALUES: dict[str, Kind] = dict.fromkeys(NAMED, "number")
+_TEXT: dict[str, Kind] = {"text": "text"}
 
 # Below this many bytes a segment is read and checked in full when it is opened (about 0.25 s at the limit); a larger
 # one only by its sizes and its manifest, and in full by `KnowledgeBase.verify`.
@@ -52,7 +54,7 @@ class Segment:
         trie: FieldedTrie,
         key_ptr: Int64[np.ndarray, " keys+1"],
         numbers: dict[str, UInt32[np.ndarray, " facts"]],
-        objects: Texts,
+        objects: Texts | Pieces,
         names: dict[str, Texts],
     ) -> None:
         self.trie = trie
@@ -122,50 +124,54 @@ class Segment:
         """
         check(folder, manifest_checksum=manifest_checksum)
         values = _mapped(folder / "values.arrow", _VALUES)
-        names = {field: _mapped(folder / f"{field}.arrow", {"text": "text"})["text"] for field in NAMED}
+        names = {field: _mapped(folder / f"{field}.arrow", _TEXT)["text"] for field in NAMED}
+        pieces = [_mapped(path, _TEXT)["text"] for path in sorted(folder.glob("object-*.arrow"))]
         try:
             key_ptr = np.asarray(np.load(folder / "key_ptr.npy", mmap_mode="r"))
         except (OSError, ValueError) as error:
             raise damaged(folder / "key_ptr.npy", str(error)) from error
-        objects = values.pop("object")
-        return cls(FieldedTrie.open(folder / "trie"), key_ptr, values, objects, names)  # pyright: ignore[reportArgumentType]
+        return cls(FieldedTrie.open(folder / "trie"), key_ptr, values, Pieces(pieces, AT_ONCE), names)
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Facts in the order of their keys, ready to be kept in memory or written."""
+    """Facts in the order of their keys, ready to be written."""
 
     trie: FieldedTrie
     key_ptr: Int64[np.ndarray, " keys+1"]
-    values: pl.DataFrame  # UInt32 numbers of the named fields, and the object
-    names: dict[str, pl.Series]
+    facts: NumberedFacts
     order: Int64[np.ndarray, " facts"]
 
     @classmethod
-    def of(cls, facts: pl.DataFrame, tokenizer: BatchTokenizer) -> Drawn:
+    def of(cls, facts: NumberedFacts, tokenizer: BatchTokenizer) -> Drawn:
         """Build the tree and sort the facts: by key, then as they came."""
-        trie, key_row = FieldedTrie.build(facts["subject"], facts["predicate"], facts["sense"], tokenizer)
+        kinds = NAMED[:3]
+        texts = [facts.names[field] for field in kinds]
+        trie, key_row = FieldedTrie.of_numbered(texts, [facts.numbers[field] for field in kinds], tokenizer)  # pyright: ignore[reportArgumentType]  (a Series is a sequence)
         order, key_ptr = by_key(key_row, len(trie))
-        names, columns = {}, {}
-        for field in NAMED:
-            names[field] = facts[field].unique(maintain_order=True)
-            columns[field] = numbered(facts[field], names[field])
-        return cls(trie, key_ptr, pl.DataFrame({**columns, "object": facts["object"]})[order], names, order)
+        return cls(trie, key_ptr, facts, order)
 
-    def save(self, folder: Path, *, tokenizer: str) -> int:
-        """Write into a new folder and flush it; the manifest's checksum, to be recorded in the catalogue."""
+    def save(self, folder: Path, *, tokenizer: str, written: Callable[[int], None] = lambda _: None) -> int:
+        """Write into a new folder and flush it; the manifest's checksum, to be recorded in the catalogue.
+
+        `written` hears how many facts are.
+        """
         (folder / "trie").mkdir(parents=True)
         self.trie.save(folder / "trie")
         np.save(folder / "key_ptr.npy", self.key_ptr)
-        write_columns(folder / "values.arrow", self.values.select(_VALUES.keys()))
+        values = {field: numbers[self.order] for field, numbers in self.facts.numbers.items()}
+        write_columns(folder / "values.arrow", pl.DataFrame({field: values.pop(field) for field in NAMED}))
         for field in NAMED:
-            write_columns(folder / f"{field}.arrow", self.names[field].to_frame("text"))
+            write_columns(folder / f"{field}.arrow", self.facts.names[field].alias("text").to_frame())
+        for number, objects in enumerate(self.facts.objects_in(self.order)):
+            write_columns(folder / f"object-{number:04d}.arrow", objects.to_frame())
+            written(min((number + 1) * AT_ONCE, self.facts.height))
         files = {}
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 size, crc = checksum(path)
                 files[path.relative_to(folder).as_posix()] = {"bytes": size, "crc32": f"{crc:08x}"}
-        counts = {"facts": self.values.height, "keys": len(self.trie)}
+        counts = {"facts": self.facts.height, "keys": len(self.trie)}
         manifest = {"format": FORMAT, **counts, "tokenizer": tokenizer, "files": files}
         content = json.dumps(manifest, indent=1).encode()
         (folder / MANIFEST).write_bytes(content)
@@ -197,13 +203,6 @@ def check(folder: Path, *, manifest_checksum: int, full: bool | None = None) -> 
             raise damaged(path, f"{size:,} bytes instead of {entry['bytes']:,}")
         if crc is not None and f"{crc:08x}" != entry["crc32"]:
             raise damaged(path, "its checksum differs from the one recorded")
-
-
-def numbered(column: pl.Series, names: pl.Series) -> pl.Series:
-    """The place of each text of `column` in `names`, as UInt32."""
-    if not len(column):
-        return pl.Series(column.name, [], dtype=pl.UInt32)
-    return column.cast(pl.Enum(names)).to_physical().cast(pl.UInt32)
 
 
 def _manifest(folder: Path, expected: int) -> dict[str, Any]:
