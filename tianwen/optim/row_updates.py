@@ -21,6 +21,7 @@ import math
 import torch
 from torch import Tensor
 
+from tianwen.optim.shards import local
 from tianwen.optim.work import Work
 
 FORGOTTEN = 1e-8
@@ -32,9 +33,9 @@ def touched_rows(g: Tensor) -> Tensor:
     return (g != 0).flatten(1).any(dim=1).nonzero()[:, 0]
 
 
-def absorb_rows(work: Work, *, share: float, look: float, beta: float) -> Tensor | None:
+def absorb_rows(work: Work, *, look: float, beta: float) -> Tensor | None:
     """Put the gradient of the touched rows into their momentum. Gives Lion's blend [rows, ...], None for Tiger."""
-    grad, m, age = work.grad, work.momentum, work.state["age"]
+    grad, m, age = work.grad, work.momentum, local(work.state["age"])
     assert grad is not None
     if grad.layout == torch.sparse_coo:
         indices, values = grad._indices()[0], grad._values()  # [stored], [stored, ...]
@@ -47,19 +48,19 @@ def absorb_rows(work: Work, *, share: float, look: float, beta: float) -> Tensor
     old = age[rows]
     late = _power(beta, old.clamp(min=0)).to(m.dtype).view(-1, *[1] * (m.ndim - 1))  # [touched, 1, ...]
     before = m[rows] * late
-    decay = torch.where(old < 0, 1.0, beta).to(m.dtype).view(late.shape)
+    decay = torch.where(old < 0, 1.0, torch.full_like(old, beta, dtype=torch.float64)).to(m.dtype).view(late.shape)
     direction = None
     if look != beta:
         direction = m.clone()
-        direction[rows] = look * before + (1 - look) * share * g
-    m[rows] = decay * before + (1 - beta) * share * g
+        direction[rows] = look * before + (1 - look) * work.share * g
+    m[rows] = decay * before + (1 - beta) * work.share * g
     age[rows] = -1
     return direction
 
 
 def row_factors(work: Work, beta: float) -> Tensor:
     """Close the window: what each row's step is multiplied by, [rows, 1, ...]."""
-    age = work.state["age"]
+    age = local(work.state["age"])
     age.add_(1).clamp_(max=1 << 30)
     factors = (age == 0).float() if work.update == "lazy" else _power(beta, age)
     return factors.to(work.momentum.dtype).view(-1, *[1] * (work.momentum.ndim - 1))
@@ -72,20 +73,20 @@ def _power(beta: float, age: Tensor) -> Tensor:
     return torch.where(factors < FORGOTTEN, 0.0, factors)
 
 
-def adam_absorb(work: Work, share: float) -> None:
+def adam_absorb(work: Work) -> None:
     """Add this micro-step's share of the gradient; squares need the whole window's, so it is summed first."""
-    g = work.dense_grad().to(work.momentum.dtype) * share
+    g = work.dense_grad() * work.share
     if "grad_sum" in work.state:
-        work.state["grad_sum"].add_(g)
+        local(work.state["grad_sum"]).add_(g)
     else:
         work.state["grad_sum"] = g
 
 
 def adam_direction(work: Work) -> Tensor:
     """Close the window: Adam's m / (sqrt(v) + eps), both corrected for their start at 0."""
-    group, state, m, v = work.group, work.state, work.momentum, work.state["exp_avg_sq"]
+    group, state, m, v = work.group, work.state, work.momentum, local(work.state["exp_avg_sq"])
     beta1, beta2 = group["adam_betas"]
-    g = state["grad_sum"]
+    g = local(state["grad_sum"])
     state["updates"] += 1
     m.lerp_(g, 1 - beta1)
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)

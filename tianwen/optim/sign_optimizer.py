@@ -13,14 +13,16 @@ State of a parameter (what a checkpoint holds)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tianwen.errors import InputError, TrainingError
+from tianwen.optim import foreach_step
+from tianwen.optim.foreach_step import all_finite, sums_of_squares
 from tianwen.optim.option_checks import check_group, check_parameter
 from tianwen.optim.param_groups import NEUTRAL, param_groups_for
 from tianwen.optim.row_updates import absorb_rows, adam_absorb, adam_direction, row_factors
@@ -100,82 +102,96 @@ class SignOptimizer(torch.optim.Optimizer):
         accumulate = self.param_groups[0]["accumulate"]
         last = (done + 1) % accumulate == 0
         works = works_of(self, done)
-        finite = _finite(works)
-        self._refuse(works, finite)
-        for work, good in zip(works, finite, strict=True):
+        self._refuse(works)
+        left = self._step_together(works, last)
+        for work, good in zip(left, all_finite(left), strict=True):
             self._micro_step(work, good, last)
         for state in self.state.values():
             state["step"] = done + 1
         return loss
 
-    def _refuse(self, works: Iterable[Work], finite: Iterable[bool]) -> None:
-        bad = [w.name for w, good in zip(works, finite, strict=True) if not good and w.group["nonfinite"] == "raise"]
+    def _step_together(self, works: list[Work], last: bool) -> list[Work]:
+        """Let the fast ways do what they can; gives what is left, gradients that are not finite among it."""
+        left = works
+        for way, wanted in ((compiled_loops(), _loops_wanted), (foreach_step, _lists_wanted)):
+            able = [work for work in left if way is not None and wanted(work) and way.can_step(work)]
+            if way is not None and able:
+                done = way.step_together(able, [self._blends(work.group) for work in able], move=last)
+                stepped = {work.number for work, good in zip(able, done, strict=True) if good}
+                left = [work for work in left if work.number not in stepped]
+        return left
+
+    def _refuse(self, works: Iterable[Work]) -> None:
+        strict = [work for work in works if work.group["nonfinite"] == "raise"]
+        bad = [work.name for work, good in zip(strict, all_finite(strict), strict=True) if not good]
         if bad:
             raise TrainingError(
                 f"The gradient of {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''} is not finite. Nothing was "
                 'changed. nonfinite="shrink" or "skip" goes on without such gradients and counts them.'
             )
 
+    # One parameter at a time: the rules at their plainest, and the only way for what is rare
+
     def _micro_step(self, work: Work, good: bool, last: bool) -> None:
         state, group = work.state, work.group
         if not good:
             state["nonfinite"] += 1
             if group["nonfinite"] == "shrink":
-                wide = work.read()
-                work.write(shrunk(wide, group["shrink"], group["centre"]))
-        direction = self._absorb(work) if good and work.grad is not None else None
+                work.write(shrunk(work.read(), group["shrink"], group["centre"]))
+        direction = None
+        if good and work.grad is not None:
+            direction = self._absorb(work)
+            state["open"] = 1
         if last and state["open"]:
             self._move(work, direction)
             state["open"] = 0
 
     def _absorb(self, work: Work) -> Tensor | None:
         """Put the gradient into the momentum. Gives Lion's blend, None where the momentum itself is the direction."""
-        group, state, m = work.group, work.state, work.momentum
-        share = (-1.0 if group["maximize"] else 1.0) / group["accumulate"]
-        look, beta = self._blends(group)
-        assert work.grad is not None
-        if work.update == "adam":
-            adam_absorb(work, share)
-            state["open"] = 1
-            return None
-        if work.update in ("lazy", "stale"):
-            direction = absorb_rows(work, share=share, look=look, beta=beta)
-            state["open"] = 1
-            return direction
-        g = work.dense_grad().to(m.dtype)
-        direction = look * m + (1 - look) * share * g if look != beta else None
-        m.mul_(1.0 if state["open"] else beta).add_(g, alpha=(1 - beta) * share)
-        state["open"] = 1
+        look, beta = self._blends(work.group)
+        match work.update:
+            case "adam":
+                return adam_absorb(work)
+            case "lazy" | "stale":
+                return absorb_rows(work, look=look, beta=beta)
+        g, m = work.dense_grad(), work.momentum
+        direction = look * m + (1 - look) * work.share * g if look != beta else None
+        # Not add_(g, alpha=...): that is fused on some devices, and then +g and -g do not cancel exactly.
+        m.mul_(1.0 if work.state["open"] else beta).add_(g * ((1 - beta) * work.share))
         return direction
 
     def _move(self, work: Work, direction: Tensor | None) -> None:
         """theta <- theta - eta (sign(u) + lam theta), by the rule of the parameter's kind."""
-        group = work.group
         wide = work.read()
-        rate = self._rate(work, wide)
-        match work.update:
-            case "adam":
-                u = adam_direction(work)
-            case _:
-                u = torch.sign(work.momentum if direction is None else direction)
+        if work.kind == "embedding" and work.group["relative"]:
+            rate: Any = work.rate * row_rms(wide).clamp(min=work.group["rms_floor"])  # [rows, 1, ...]
+        else:
+            rate = work.rate_of(sums_of_squares([work], [wide])[0])
         if work.update in ("lazy", "stale"):
-            rate = rate * row_factors(work, self._blends(group)[1])  # [rows, 1, ...]
+            rate = rate * row_factors(work, self._blends(work.group)[1])  # [rows, 1, ...]
+        u = (
+            adam_direction(work)
+            if work.update == "adam"
+            else (work.momentum if direction is None else direction).sign()
+        )
         work.write(wide - rate * (u + work.weight_decay * wide))
 
-    def _rate(self, work: Work, wide: Tensor) -> Any:
-        """eta: a number, or a tensor [rows, 1, ...] for embeddings."""
-        rate = float(work.group["lr"])
-        if not work.group["relative"]:
-            return rate
-        if work.kind in ("bias", "gain"):
-            return rate * 0.5
-        floor = work.group["rms_floor"]
-        if work.kind == "embedding":
-            return rate * row_rms(wide).clamp(min=floor)
-        rms = math.sqrt(float(wide.square().mean())) if wide.numel() else 0.0
-        return rate * max(rms, floor)
+
+def _loops_wanted(work: Work) -> bool:
+    return work.group["fused"] is not False
 
 
-def _finite(works: list[Work]) -> list[bool]:
-    """Whether each gradient is finite; a missing one is."""
-    return [work.grad is None or bool(work.grad_values().isfinite().all()) for work in works]
+def _lists_wanted(work: Work) -> bool:
+    """On a GPU and for tensors that are spread over processes; on a CPU a plain loop is faster."""
+    wanted = work.group["foreach"]
+    return wanted if wanted is not None else work.theta.device.type != "cpu" or work.shards is not None
+
+
+@cache
+def compiled_loops() -> Any:
+    """The module of the compiled loops, None where numba is not installed."""
+    try:
+        from tianwen.optim import fused_tasks
+    except ImportError:
+        return None
+    return fused_tasks

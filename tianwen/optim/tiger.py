@@ -57,6 +57,8 @@ class Tiger(SignOptimizer):
         adam_betas: tuple[float, float] = (0.9, 0.999),
         adam_eps: float = 1e-8,
         seed: int = 0,
+        fused: bool | None = None,
+        foreach: bool | None = None,
     ) -> None:
         options = {
             "lr": lr,
@@ -73,6 +75,8 @@ class Tiger(SignOptimizer):
             "adam_betas": adam_betas,
             "adam_eps": adam_eps,
             "seed": seed,
+            "fused": fused,
+            "foreach": foreach,
             "kind": "auto",
         }
         super().__init__(params, options)

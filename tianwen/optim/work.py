@@ -2,41 +2,70 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tianwen.errors import InputError
 from tianwen.optim.param_groups import kind_of
 from tianwen.optim.rounding import rounded
+from tianwen.optim.shards import Shards, local, one_a_row, shards_of
 
-_NARROW = (torch.bfloat16, torch.float16)
+NARROW = (torch.bfloat16, torch.float16)
 NEVER = 1 << 30
 """Age of a row that has had no gradient yet."""
 
 
 @dataclass(slots=True)
 class Work:
-    """One parameter in one micro-step."""
+    """One parameter in one micro-step. Tensors are this process's part of it."""
 
     name: str
     parameter: Tensor
+    theta: Tensor  # the parameter without its graph
     grad: Tensor | None
+    momentum: Tensor
     group: dict[str, Any]
     state: dict[str, Any]
     kind: str
     update: str  # "plain", or the rule of an embedding: "lazy", "stale", "adam"
+    shards: Shards | None
     key: tuple[int, int, int]  # of the random numbers of this parameter in this step
 
     @property
-    def momentum(self) -> Tensor:
-        return self.state["exp_avg"]
+    def number(self) -> int:
+        """Place among all parameters."""
+        return self.key[2]
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether rows are treated one by one."""
+        return self.kind == "embedding" or self.update != "plain"
 
     @property
     def weight_decay(self) -> float:
         """The group's, but none for the vectors of a group whose kinds were not told."""
         return 0.0 if self.group["kind"] == "auto" and self.kind == "bias" else self.group["weight_decay"]
+
+    @property
+    def rate(self) -> float:
+        """eta, up to the root mean square where one counts."""
+        rate = float(self.group["lr"])
+        return rate * 0.5 if self.group["relative"] and self.kind in ("bias", "gain") else rate
+
+    @property
+    def share(self) -> float:
+        """What the gradient counts for in this micro-step: 1 / k, negative to climb."""
+        return (-1.0 if self.group["maximize"] else 1.0) / self.group["accumulate"]
+
+    def rate_of(self, squares: float) -> float:
+        """eta of a tensor that is no embedding, from the sum of squares over all of it."""
+        if self.kind != "matrix" or not self.group["relative"]:
+            return self.rate
+        return self.rate * max(math.sqrt(squares / self.parameter.numel()), self.group["rms_floor"])
 
     def grad_values(self) -> Tensor:
         """The gradient's numbers, of a sparse one those that are stored."""
@@ -44,28 +73,29 @@ class Work:
         return self.grad._values() if self.grad.layout == torch.sparse_coo else self.grad
 
     def dense_grad(self) -> Tensor:
+        """The gradient in the type of the momentum."""
         assert self.grad is not None
-        return self.grad if self.grad.layout == torch.strided else self.grad.to_dense()
+        dense = self.grad if self.grad.layout == torch.strided else self.grad.to_dense()
+        return dense.to(self.momentum.dtype)
 
     def read(self) -> Tensor:
-        """The weights, wide enough for small steps."""
-        theta = self.parameter.detach()
-        if theta.dtype not in _NARROW:
-            return theta
-        master = self.state.get("master")
-        if master is None:
-            return theta.float()
+        """The weights, wide enough for small steps; itself where it is wide enough."""
+        if self.theta.dtype not in NARROW:
+            return self.theta
+        if "master" not in self.state:
+            return self.theta.float()
+        master = local(self.state["master"])
         # Whoever wrote into the weights since (a checkpoint loaded, say) wins over the copy.
-        return torch.where(master.to(theta.dtype) == theta, master, theta.float())
+        return torch.where(master.to(self.theta.dtype) == self.theta, master, self.theta.float())
 
     def write(self, wide: Tensor) -> None:
         """Put new weights in the place of the old."""
-        theta = self.parameter.detach()
         if "master" in self.state:
-            self.state["master"].copy_(wide)
-        if theta.dtype in _NARROW and self.group["rounding"] == "stochastic":
-            wide = rounded(wide, theta.dtype, self.key)
-        theta.copy_(wide)
+            local(self.state["master"]).copy_(wide)
+        if self.theta.dtype in NARROW and self.group["rounding"] == "stochastic":
+            wide = rounded(wide, self.theta.dtype, self.key)
+        if wide is not self.theta:
+            self.theta.copy_(wide)
 
 
 def works_of(optimizer: torch.optim.Optimizer, step: int) -> list[Work]:
@@ -75,18 +105,32 @@ def works_of(optimizer: torch.optim.Optimizer, step: int) -> list[Work]:
         names = group.get("param_names")
         for index, parameter in enumerate(group["params"]):
             number += 1
-            known = parameter in optimizer.state and bool(optimizer.state[parameter])
-            if parameter.grad is None and not (known and optimizer.state[parameter]["open"]):
+            known = optimizer.state.get(parameter)
+            if parameter.grad is None and not (known and known["open"]):
                 continue
-            kind = kind_of(parameter, group["kind"])
-            update = _update(parameter, group, kind)
-            state = optimizer.state[parameter]
-            if not known:
-                _begin(state, parameter, group, update)
             name = names[index] if names else f"parameter {number}"
-            grad = _coalesced(parameter.grad)
-            works.append(Work(name, parameter, grad, group, state, kind, update, (group["seed"], step, number)))
+            works.append(_work(name, parameter, group, optimizer.state[parameter], (group["seed"], step, number)))
     return works
+
+
+def _work(
+    name: str, parameter: Tensor, group: dict[str, Any], state: dict[str, Any], key: tuple[int, int, int]
+) -> Work:
+    kind = kind_of(parameter, group["kind"])
+    update = _update(parameter, group, kind)
+    shards = shards_of(parameter)
+    if shards is not None and not shards.whole_rows and (kind == "embedding" or update != "plain"):
+        raise InputError(
+            f"{name} is an embedding whose rows are cut between processes ({shards.placements}), but rates and rules "
+            "go by rows. Shard it along axis 0, or give it the kind 'matrix'."
+        )
+    theta = parameter.detach()
+    if not state:
+        _begin(state, theta, group, update)
+    grad = _coalesced(parameter.grad)
+    if shards is not None:
+        theta, grad = local(theta), None if grad is None else local(grad)
+    return Work(name, parameter, theta, grad, local(state["exp_avg"]), group, state, kind, update, shards, key)
 
 
 def _coalesced(grad: Tensor | None) -> Tensor | None:
@@ -103,15 +147,14 @@ def _update(parameter: Tensor, group: dict[str, Any], kind: str) -> str:
     return group["embedding_update"] if by_rows else "plain"
 
 
-def _begin(state: dict[str, Any], parameter: Tensor, group: dict[str, Any], update: str) -> None:
-    theta = parameter.detach()
-    narrow = theta.dtype in _NARROW
+def _begin(state: dict[str, Any], theta: Tensor, group: dict[str, Any], update: str) -> None:
+    narrow = theta.dtype in NARROW
     dtype = torch.float32 if narrow else theta.dtype
     state.update(step=0, open=0, nonfinite=0, exp_avg=torch.zeros_like(theta, dtype=dtype))
     if narrow and group["rounding"] == "master":
-        state["master"] = theta.float()
+        state["master"] = theta.to(torch.float32, copy=True)
     if update in ("lazy", "stale"):
-        state["age"] = torch.full((theta.shape[0],), NEVER, dtype=torch.int32, device=theta.device)
+        state["age"] = one_a_row(theta, NEVER)
     if update == "adam":
         state["exp_avg_sq"], state["updates"] = torch.zeros_like(theta, dtype=dtype), 0
         if group["accumulate"] > 1:
