@@ -4,6 +4,7 @@ Post: 9554 (kexue.fm, 28 March 2023), on "Resurrecting Recurrent Neural Networks
 """
 
 from tianwen.recurrent.bidirectional import Bidirectional
+from tianwen.recurrent.complex_rwkv import ComplexRWKV
 from tianwen.recurrent.lru import LRU
 from tianwen.recurrent.parameter_groups import parameter_groups
 from tianwen.recurrent.rwkv import RWKV
@@ -11,4 +12,4 @@ from tianwen.recurrent.scan import linear_scan
 from tianwen.recurrent.slru import SLRU
 from tianwen.recurrent.wkv import wkv
 
-__all__ = ["LRU", "RWKV", "SLRU", "Bidirectional", "linear_scan", "parameter_groups", "wkv"]
+__all__ = ["LRU", "RWKV", "SLRU", "Bidirectional", "ComplexRWKV", "linear_scan", "parameter_groups", "wkv"]

@@ -20,13 +20,15 @@ ties to even, when they are stored.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 from numba.np import arrayobj
 
 STREAMS = 24
@@ -156,6 +158,45 @@ def _narrowed(builder: Any, value: Any) -> Any:
     quiet = builder.or_(builder.lshr(bits, INT(16)), INT(0x40))  # rounding could carry a NaN's bits over to infinity
     chosen = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
     return builder.trunc(chosen, ir.IntType(16))
+
+
+@intrinsic
+def _power_of_two(typing, exponent):
+    """2 ** exponent for whole float32 from -126 to 127."""
+
+    def emit(context, builder, signature, args):
+        biased = builder.add(builder.fptosi(args[0], INT), INT(127))
+        return builder.bitcast(builder.shl(biased, INT(23)), FLOAT)
+
+    return types.float32(types.float32), emit
+
+
+def exponential(x):
+    """exp(x) in the precision of x, within two units in the last place; in float32 for x cut to -87 .. 80."""
+    return float(np.exp(x))
+
+
+@overload(exponential)
+def _exponential(x):
+    if x == types.float64:
+        return lambda x: math.exp(x)
+    low, high = np.float32(-87), np.float32(80)
+    log2e, magic = np.float32(1.44269504088896341), np.float32(12582912)  # 1.5 * 2^23: adding it rounds
+    ln2_high, ln2_low = np.float32(0.693359375), np.float32(-2.12194440e-4)
+    c5, c4, c3 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
+    c2, c1, c0 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+    one = np.float32(1)
+
+    def in_lanes(x):
+        cut = low if x < low else x  # not max: a NaN stays one
+        cut = high if cut > high else cut
+        power = fma(cut, log2e, magic) - magic
+        r = fnma(power, ln2_low, fnma(power, ln2_high, cut))  # between -ln2 / 2 and ln2 / 2
+        p = fma(fma(fma(c5, r, c4), r, c3), r, c2)
+        p = fma(fma(p, r, c1), r, c0)
+        return fma(p, r * r, r + one) * _power_of_two(power)
+
+    return in_lanes
 
 
 def lanes_kernel(function: Any) -> Any:

@@ -39,6 +39,10 @@ class RWKV(nn.Module):
         """As many channels as the width."""
         return width
 
+    def decay(self) -> Float[Tensor, " size"]:
+        """lam, between 0 and 1."""
+        return (-self.nu_log.exp()).exp()
+
     def init_state(self, batch: int) -> Float[Tensor, " batch 3 size"]:
         """The state before the first step: nothing seen."""
         return empty_state(batch, self.size, like=self.nu_log)
@@ -54,9 +58,7 @@ class RWKV(nn.Module):
     ) -> tuple[Float[Tensor, " batch length width"], Float[Tensor, " batch 3 size"]]:
         """The mixed sequence and the state after it; `reset`, `lengths` and `reverse` as in `linear_scan`."""
         r, k, v = self.input(without_padding(x, lengths)).chunk(3, -1)  # each [batch, length, N]
-        mean, last = wkv(
-            k, v, self.nu_log.exp(), self.gamma_log, state=state, reset=reset, lengths=lengths, reverse=reverse
-        )
+        mean, last = wkv(k, v, self.decay(), self.gamma_log, state=state, reset=reset, lengths=lengths, reverse=reverse)
         return self.output(r.sigmoid() * mean), last
 
     def step(

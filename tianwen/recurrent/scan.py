@@ -52,7 +52,7 @@ def linear_scan(
     Raises InputError for shapes, dtypes and lengths that do not fit.
     """
     _check(u, lam, gamma, h0)
-    _check_carry(u, reset, lengths)
+    check_carry(u, reset, lengths)
     wide = torch.float64 if u.dtype == torch.float64 else torch.float32
     lam = lam.to(wide)
     gamma = None if gamma is None else gamma.to(wide)
@@ -85,7 +85,8 @@ def _check(u: Tensor, lam: Tensor, gamma: Tensor | None, h0: Tensor | None) -> N
             raise InputError(f"All tensors must be on one device; given were {u.device} and {tensor.device}.")
 
 
-def _check_carry(u: Tensor, reset: Tensor | None, lengths: Tensor | None) -> None:
+def check_carry(u: Tensor, reset: Tensor | None, lengths: Tensor | None) -> None:
+    """Raise InputError unless reset and lengths fit u [batch, length, ...]."""
     if reset is not None and (reset.shape != u.shape[:2] or reset.dtype != torch.bool):
         raise InputError(
             f"reset must be a bool tensor {list(u.shape[:2])}, true where the state starts anew; "

@@ -4,13 +4,12 @@ Post: 9554 (as y and z, two real linear recurrences); equal to the wkv of RWKV-4
 
 Notation (-> name in the post; RWKV-4)
     k, v   [batch, length, channels]   keys and values
-    nu     [channels] > 0   lam = exp(-nu) (w)
-    bonus  [channels]       log gamma (u): what the present step weighs more
+    lam    [channels]   decay of a step, exp(-nu) (e^-w)
+    bonus  [channels]   log gamma (u): what the present step weighs more
     y_t = lam y_{t-1} + e^{k_t} v_t,   z_t = lam z_{t-1} + e^{k_t}
     out = (y_t + (g - 1) e^k v) / (z_t + (g - 1) e^k), g = gamma lam
         = (y_{t-1} + e^{bonus + k} v) / (z_{t-1} + e^{bonus + k})      the same, and nothing is subtracted
-    state  [batch, 3, channels] = (a, b, m): y = a e^m, z = b e^m;
-           m is the largest exponent so far, so nothing overflows
+    state  [batch, 3, channels] = (a, b, m): y = a e^m, z = b e^m; m follows the largest key, so nothing overflows
 
 The reference has no m (overflow from k = 88 on) and writes gamma nu - 1 where gamma lam - 1 is meant.
 """
@@ -21,22 +20,23 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-NOTHING = -1e30
-"""The exponent of an empty state: finite, so that differences of exponents are numbers."""
+from tianwen.errors import InputError
+from tianwen.recurrent import wkv_torch
+from tianwen.recurrent.scan import check_carry
+from tianwen.recurrent.wkv_operator import wkv_operator
 
 
 def empty_state(batch: int, channels: int, *, like: Tensor) -> Float[Tensor, " batch 3 channels"]:
     """The state before the first step, on the device of `like`, in float32 (float64 if `like` is)."""
-    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-    state = torch.zeros(batch, 3, channels, dtype=wide, device=like.device)
-    state[:, 2] = NOTHING
+    state = torch.zeros(batch, 3, channels, dtype=_wide(like), device=like.device)
+    state[:, 2] = wkv_torch.NOTHING
     return state
 
 
 def wkv(
-    key: Float[Tensor, " batch length channels"],
-    value: Float[Tensor, " batch length channels"],
-    nu: Float[Tensor, " channels"],
+    k: Float[Tensor, " batch length channels"],
+    v: Float[Tensor, " batch length channels"],
+    lam: Float[Tensor, " channels"],
     bonus: Float[Tensor, " channels"],
     *,
     state: Float[Tensor, " batch 3 channels"] | None = None,
@@ -44,31 +44,36 @@ def wkv(
     lengths: Int[Tensor, " batch"] | None = None,
     reverse: bool = False,
 ) -> tuple[Float[Tensor, " batch length channels"], Float[Tensor, " batch 3 channels"]]:
-    """The averages at every step, in the dtype of `value`, and the state after the last.
+    """The averages at every step, in the dtype of v, and the state after the last, in float32 (float64 if v is).
 
     `reset`, `lengths` and `reverse` as in `linear_scan`: steps beyond a row's length are never read and give zero.
+    A state's third part is a scale: gradients pass through the other two, which is right for whatever goes on with it.
+
+    Raises InputError for shapes, dtypes and lengths that do not fit.
     """
-    batch, length, channels = key.shape
-    state = empty_state(batch, channels, like=key) if state is None else state
-    fresh = empty_state(batch, channels, like=key)
-    rows = torch.full((batch,), length, device=key.device) if lengths is None else lengths
-    outs: list[Tensor] = [torch.zeros_like(value[:, 0])] * length
-    k, v = key.to(state.dtype), value.to(state.dtype)
-    for t in reversed(range(length)) if reverse else range(length):
-        counts = (t < rows)[:, None]
-        if reset is not None:
-            state = torch.where((reset[:, t] & counts[:, 0])[:, None, None], fresh, state)
-        out, after = _step(torch.where(counts, k[:, t], 0), torch.where(counts, v[:, t], 0), nu, bonus, state)
-        outs[t] = torch.where(counts, out, 0)
-        state = torch.where(counts[..., None], after, state)
-    return torch.stack(outs, 1).to(value.dtype) if length else value, state
+    if k.shape != v.shape or k.dim() != 3 or lam.shape != k.shape[2:] or bonus.shape != k.shape[2:]:
+        raise InputError(
+            "wkv takes k and v [batch, length, channels] with lam and bonus [channels]; given were "
+            f"{list(k.shape)}, {list(v.shape)}, {list(lam.shape)} and {list(bonus.shape)}."
+        )
+    if not all(tensor.dtype.is_floating_point for tensor in (k, v, lam, bonus)):
+        raise InputError("wkv works on floating-point tensors.")
+    state = empty_state(k.shape[0], k.shape[2], like=v) if state is None else state.to(_wide(v))
+    if state.shape != (k.shape[0], 3, k.shape[2]):
+        raise InputError(
+            f"The state must be [{k.shape[0]}, 3, {k.shape[2]}], as the last call gave it; given was "
+            f"{list(state.shape)}."
+        )
+    check_carry(k, reset, lengths)
+    k, lam, bonus = k.to(v.dtype), lam.to(_wide(v)), bonus.to(_wide(v))
+    if v.device.type != "cpu":
+        return wkv_torch.forward(k, v, lam, bonus, state=state, reset=reset, lengths=lengths, reverse=reverse)
+    if v.dtype == torch.float16:
+        out, last = wkv(k.float(), v.float(), lam, bonus, state=state, reset=reset, lengths=lengths, reverse=reverse)
+        return out.half(), last
+    out, last, _ = wkv_operator(k, v, lam, bonus, state, reset, lengths, reverse)
+    return out, last
 
 
-def _step(k: Tensor, v: Tensor, nu: Tensor, bonus: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    a, b, m = state.unbind(1)  # each [batch, channels]
-    top = torch.maximum(m, bonus + k)
-    past, now = (m - top).exp(), (bonus + k - top).exp()
-    out = (past * a + now * v) / (past * b + now)
-    top = torch.maximum(m - nu, k)
-    past, now = (m - nu - top).exp(), (k - top).exp()
-    return out, torch.stack([past * a + now * v, past * b + now, top], 1)
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
