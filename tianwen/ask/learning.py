@@ -49,7 +49,7 @@ class TrainAskSettings:
     swap: float = 0.3
     layers: int = 4
     width: int = 256
-    vocabulary: int = 8000
+    vocabulary: int = 9000
     precision: Literal["fp32", "bf16"] = "bf16"
     storage: Literal["fp32", "fp16", "int8"] = "fp32"
     seed: int = 0
@@ -124,9 +124,9 @@ def _material(read: Sequence[Question], kb: KnowledgeBase | None) -> tuple[list[
     return [(question.subject, question.sense) for question in read], [q.predicate for q in read], False
 
 
-EVERY_WORD = 10
-"""How often the English tables are counted: each of their words becomes one piece. Question files that are Chinese
-hold too little English for that, and "site" in the pieces si ##te is a word that nobody learns."""
+REPEATS = 5
+"""How often the English tables are counted, so that each word that stands there twice becomes one piece. Question files
+that are Chinese hold too little English for that, and "site" in the pieces si ##te is a word that nobody learns."""
 
 
 def _from_scratch(
@@ -138,7 +138,7 @@ def _from_scratch(
     texts += [part for name in names for part in name] if not read else []
     texts += predicates if not read else []
     texts += [part for entry in read_paraphrases().values() for part in (*entry.synonyms, *entry.templates)]
-    for language, times in (("zh", 1), ("en", EVERY_WORD)):
+    for language, times in (("zh", 1), ("en", REPEATS)):
         tables = load_patterns(language)
         listed = [part for family in tables.families for part in (*family.names, *family.questions)]
         listed += [*tables.sentences, *(pattern for group in tables.patterns.values() for pattern in group)]
