@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from tianwen.ask import score_buffers
-from tianwen.ask.score_buffers import KEPT, ScoreBuffers
+from tianwen.ask.score_buffers import KEPT, MINUS_INFINITY, ScoreBuffers
+from tianwen.errors import InputError
 
 
 def only(buffers, scores, places):
-    index = torch.tensor(places)
-    return buffers.only(scores, index, scores.reshape(-1)[index])
+    """By flat places, as lists of tokens a row."""
+    rows, columns = np.divmod(sorted(places), scores.shape[1])
+    row_ptr = np.searchsorted(rows, np.arange(len(scores) + 1))
+    return buffers.only(scores, row_ptr, columns.astype(np.int32), np.zeros(len(scores), bool))
 
 
 def expected(scores, places):
@@ -36,11 +40,11 @@ def test_memory_is_used_again_and_the_last_step_is_erased(mode, dtype):
 
 
 def test_what_somebody_holds_or_views_is_left_alone():
-    buffers, scores = ScoreBuffers(), torch.randn(2, 5)
-    held = [only(buffers, scores, [place]) for place in range(10)]
-    views = [only(buffers, scores, [place]).view(-1)[place] for place in range(10)]
+    buffers, scores = ScoreBuffers(), torch.randn(2, 10)
+    held = [only(buffers, scores, [place, 12]) for place in range(10)]
+    views = [only(buffers, scores, [place, 12]).view(-1)[place] for place in range(10)]
     for place in range(10):
-        assert torch.equal(held[place], expected(scores, [place]))
+        assert torch.equal(held[place], expected(scores, [place, 12]))
         assert views[place] == scores.view(-1)[place]
     assert len(buffers._kept) == KEPT
 
@@ -52,34 +56,81 @@ def test_a_tensor_that_was_written_to_is_wiped_before_it_serves_again():
         lambda t: t[0].mul_(0),
         lambda t: t.view(-1).index_fill_(0, torch.tensor(3), 1),
     ):
-        masked = only(buffers, scores, [1])
+        masked = only(buffers, scores, [1, 7])
         address = masked.data_ptr()
         spoil(masked)
         del masked
-        again = only(buffers, scores, [4])
+        again = only(buffers, scores, [4, 8])
         assert again.data_ptr() == address
-        assert torch.equal(again, expected(scores, [4]))
+        assert torch.equal(again, expected(scores, [4, 8]))
         del again
 
 
-def test_whole_rows_are_wiped_too():
+@pytest.mark.parametrize("columns", [40, 2])
+def test_one_list_for_all_rows(columns):
+    """Written as whole rows where it is long, and erased either way."""
+    buffers, scores = ScoreBuffers(), torch.randn(3, 41)
+    token = np.arange(columns, dtype=np.int32)
+    shared = buffers.only(scores, np.array([0, columns]), token, np.zeros(1, bool))
+    assert torch.equal(shared, expected(scores, [41 * row + column for row in range(3) for column in range(columns)]))
+    del shared
+    assert torch.equal(only(buffers, scores, [9, 50, 100]), expected(scores, [9, 50, 100]))
+
+
+@pytest.mark.parametrize("dtype", list(MINUS_INFINITY))
+@pytest.mark.parametrize("shared", [False, True])
+def test_kernels_and_torch_write_the_same(dtype, shared, monkeypatch):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores = torch.randn(4, 9).to(dtype)
+        scores[torch.rand(4, 9) < 0.3] = -torch.inf
+        counts = rng.integers(1, 5, 1 if shared else 4)
+        token = np.concatenate([np.sort(rng.choice(9, count, replace=False)) for count in counts]).astype(np.int32)
+        free = (counts == 1) & (rng.random(len(counts)) < 0.5)
+        lists = np.concatenate([[0], np.cumsum(counts)]), token, free
+        fast = ScoreBuffers().only(scores, *lists)
+        slow = ScoreBuffers()._computed(scores, lists[:2], free, False)
+        assert torch.equal(fast, slow)
+        with monkeypatch.context() as patch:
+            patch.setattr(score_buffers, "_is_known", lambda scores: False)
+            mixed = ScoreBuffers()
+            for renormalize in (True, False):
+                again = mixed.only(scores, *lists, renormalize=renormalize)
+            assert torch.equal(again, slow)
+
+
+def test_both_ways_take_turns_with_one_memory():
     buffers, scores = ScoreBuffers(), torch.randn(2, 5)
-    bias = torch.tensor([0, -torch.inf, 0, 0, -torch.inf])
-    whole = buffers.plus(scores, bias)
-    assert torch.equal(whole, scores + bias)
-    del whole
-    assert torch.equal(only(buffers, scores, [9]), expected(scores, [9]))
+    lists = np.array([0, 1, 2]), np.array([3, 4], np.int32), np.zeros(2, bool)
+    for renormalize in (True, False, True, False):
+        masked = buffers.only(scores, *lists, renormalize=renormalize)
+        places = expected(scores, [3, 9])
+        assert torch.equal(masked, torch.where(places.isfinite(), 0.0, places) if renormalize else places)
+        del masked
+        assert torch.equal(only(buffers, scores, [0, 5]), expected(scores, [0, 5]))
+    assert len(buffers._kept) == 1
 
 
 def test_another_shape_or_type_gets_other_memory():
     buffers = ScoreBuffers()
     for like in (torch.randn(2, 5), torch.randn(4, 5), torch.randn(4, 5).bfloat16(), torch.randn(2, 5)):
-        assert torch.equal(only(buffers, like, [3]), expected(like, [3]))
+        every = [5 * row + 3 for row in range(len(like))]
+        assert torch.equal(only(buffers, like, every), expected(like, every))
         assert len(buffers._kept) == 1
 
 
 def test_without_a_count_of_owners_nothing_is_used_again(monkeypatch):
     monkeypatch.setattr(score_buffers, "_owners", lambda tensor: 0)
     buffers, scores = ScoreBuffers(), torch.randn(2, 5)
-    assert torch.equal(only(buffers, scores, [3]), expected(scores, [3]))
+    assert torch.equal(only(buffers, scores, [3, 7]), expected(scores, [3, 7]))
     assert not buffers._kept
+
+
+@pytest.mark.parametrize(
+    ("row_ptr", "token"),
+    [([0, 1, 2, 3], [1, 1, 1]), ([0], []), ([0, 1, 2], [1, 5]), ([0, 1, 2], [-1, 1]), ([0, 1, 2], [1])],
+)
+def test_lists_that_do_not_fit_are_refused(row_ptr, token):
+    lists = np.array(row_ptr), np.array(token, np.int32), np.zeros(len(row_ptr) - 1, bool)
+    with pytest.raises(InputError, match=r"do not fit scores \(2, 5\)"):
+        ScoreBuffers().only(torch.randn(2, 5), *lists)

@@ -13,7 +13,6 @@ will; (2) the tree gives each row's children, END being written as the model's e
 
 from __future__ import annotations
 
-import math
 import operator
 import threading
 import warnings
@@ -25,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
-from tianwen.ask.ragged import filling_kernel, pointers
+from tianwen.ask.ragged import filling_kernel, kernel, pointers
 from tianwen.ask.score_buffers import ScoreBuffers
 from tianwen.ask.trie import CatalogueTrie, Constraint, RowPointers, State
 from tianwen.errors import InputError
@@ -33,19 +32,25 @@ from tianwen.errors import InputError
 NEARBY = 64
 """How many rows before and behind its own place a row's past is looked for; beyond it the row is read from the root."""
 
-LEAST = -1e6
-"""Score of what the catalogue allows where all of it was forbidden: above the -1e9 of the fillers of a beam search."""
-
-WIDE = 16
-"""Where all rows stand in one place and may take more than 1 / WIDE of the vocabulary, whole rows are written."""
+OVER, UNKNOWN, OUTSIDE = -1, -2, -3
+"""What `_follow` says of a row that has ended, whose past it does not know, or that has left the catalogue."""
 
 
-class _Step(NamedTuple):
-    """What the rows may take next."""
+class Step(NamedTuple):
+    """What the rows may take next; one list for all of them if `row_ptr` has two entries."""
 
-    row_ptr: RowPointers  # [B + 1], or [2] where all rows may take the same
+    row_ptr: RowPointers  # [B + 1] or [2]
     token: Int32[np.ndarray, " m"]
     free: Bool[np.ndarray, " B"]  # whether the row takes its only token whatever the model says: it is over
+
+
+class _Known(NamedTuple):
+    """The last step: what was written before it, and the children that each row was offered."""
+
+    written: Int64[np.ndarray, " B t"]
+    row_ptr: RowPointers
+    token: Int32[np.ndarray, " m"]  # as the catalogue has them
+    after: State
 
 
 class CatalogueReader:
@@ -59,9 +64,55 @@ class CatalogueReader:
         if not ends:
             raise InputError("eos_token_id is empty; name the token that ends a sequence of your model.")
         self.ends = [_at_least(0, end, "eos_token_id") for end in ends]
-        self._read: tuple[np.ndarray, np.ndarray, State] | None = None
-        if not len(constraint.allowed(constraint.root(_sources(constraint)))[1]):
+        self._end_ids = np.array(self.ends, np.int64)
+        self.sources = int(getattr(constraint, "sources", 1))  # roots: one, or for some constraints one a prompt
+        self._known: _Known | None = None
+        if not len(constraint.allowed(constraint.root(self.sources))[1]):
             raise InputError("The catalogue is empty, so nothing may be written. Build it from at least one entry.")
+
+    def step(self, written: Int64[np.ndarray, " B t"], pad: int) -> Step:
+        """The model's tokens that each row may take behind what was written."""
+        written = np.ascontiguousarray(written)
+        if written.shape[1] == 0 and self.sources == 1:  # where every search begins: one list serves all rows
+            state, over = self.constraint.root(1), np.zeros(1, np.bool_)
+        else:
+            state, over = self._states(written)
+        children = self.constraint.allowed(state)
+        self._known = _Known(written.copy(), *children)
+        return self.offered(state, over, children, pad)
+
+    def offered(
+        self,
+        state: State,
+        over: Bool[np.ndarray, " B"],
+        children: tuple[RowPointers, Int32[np.ndarray, " m"], State],
+        pad: int,
+    ) -> Step:
+        """The children of each state as the model writes them, and one token for rows without any."""
+        row_ptr, token, after = children
+        shown = self._as_the_model_writes(token, after)
+        if (row_ptr[1:] > row_ptr[:-1]).all():
+            return Step(row_ptr, shown, over)
+        row_ptr, shown, free = _with_singles(row_ptr, shown, over, np.array([pad, self.ends[0]], np.int32))
+        self._warn_of_strangers(state[free & ~over])
+        return Step(row_ptr, shown, free)
+
+    def _states(self, written: Int64[np.ndarray, " B t"]) -> tuple[State, Bool[np.ndarray, " B"]]:
+        """The state of each row and whether it is over (its state then is dead)."""
+        rows, length = written.shape
+        place = np.empty(rows, np.int64)
+        known = self._known
+        if known is not None and known.written.shape[1] == length - 1 and len(known.written):
+            _follow(written, self._end_ids, self.sources, known.written, (known.row_ptr, known.token), place)
+            if not (place == UNKNOWN).any():
+                dead = place < 0
+                state = known.after[np.maximum(place, 0)] if len(known.after) else self.constraint.root(rows)
+                state[dead] = -1
+                return state, place == OVER
+        over = np.logical_or.reduce(self.ended(written), axis=1)
+        state = self.constraint.walk(written, np.where(over, 0, length))
+        state[over] = -1
+        return state, over
 
     def ended(self, written: Int64[np.ndarray, " B t"]) -> Bool[np.ndarray, " B t"]:
         """Which tokens are end tokens."""
@@ -70,59 +121,21 @@ class CatalogueReader:
             found |= written == end
         return found
 
-    def over(self, written: Int64[np.ndarray, " B t"]) -> Bool[np.ndarray, " B"]:
-        """Which rows have an end token."""
-        return np.logical_or.reduce(self.ended(written), axis=1)
-
-    def states(self, written: Int64[np.ndarray, " B t"]) -> tuple[State, Bool[np.ndarray, " B"]]:
-        """The state of each row and whether it is over; the state of a row that is over means nothing."""
-        written = np.ascontiguousarray(written)
-        over = self.over(written)
-        root = self.constraint.root(len(written))
-        state = self._continued(written, root) if written.shape[1] else root
-        if state is None:
-            state = self.constraint.walk(written, np.where(over, 0, written.shape[1]))
-        self._read = np.array(written), root, state
-        return state, over
-
-    def _continued(self, written: Int64[np.ndarray, " B t"], root: State) -> State | None:
-        """The states by one more token each, if every row continues one of the last call; it need not be the same."""
-        if self._read is None or self._read[0].shape[1] != written.shape[1] - 1 or not len(self._read[0]):
-            return None
-        known, known_root, known_state = self._read
-        parent = np.empty(len(written), np.int64)
-        flat = lambda state: state.reshape(len(state), -1)  # noqa: E731
-        _find_parents(written, flat(root), known, flat(known_root), parent)
-        if (parent < 0).any():
-            return None
-        return self.constraint.advance(known_state[parent], written[:, -1])
-
-    def children(self, state: State, over: Bool[np.ndarray, " B"], pad: int) -> _Step:
-        """The model's tokens that each row may take."""
-        if len(state) > 1 and not over.any() and (state == state[:1]).all():
-            state, over = state[:1], over[:1]  # the first step of every search: one list serves all rows
-        state = np.where(over.reshape(-1, *[1] * (state.ndim - 1)), -1, state) if over.any() else state
-        row_ptr, token, after = self.constraint.allowed(state)
-        token = self._as_the_model_writes(token, after)
-        stuck = np.diff(row_ptr) == 0
-        if stuck.any():
-            self._warn_of_strangers(state[stuck & ~over])
-            token = np.insert(token, row_ptr[:-1][stuck], np.where(over, pad, self.ends[0])[stuck])
-            row_ptr = row_ptr + pointers(stuck)
-        return _Step(row_ptr, token, stuck)
-
     def _as_the_model_writes(self, token: Int32[np.ndarray, " m"], after: State) -> Int32[np.ndarray, " m"]:
         """The END that completes an entry becomes the model's end token, which nothing else may be."""
-        closing = np.flatnonzero(token == self.constraint.end_id)
-        closing = closing[self.constraint.is_terminal(after[closing])]
         ends = self.ended(token)
+        closes = token == self.constraint.end_id
+        if not closes.any() and not ends.any():
+            return token
+        closing = np.flatnonzero(closes)
+        closing = closing[self.constraint.is_terminal(after[closing])]
         ends[closing] = False
         if ends.any():
             raise InputError(
                 f"The catalogue continues with token {int(token[ends][0])}, which ends the model's output, so entries "
                 "would be cut there. Tokenize the entries without it, or generate with another eos_token_id."
             )
-        if self.ends[0] == self.constraint.end_id or not len(closing):
+        if self.ends[0] == self.constraint.end_id:
             return token
         renamed = token.copy()
         renamed[closing] = self.ends[0]
@@ -181,7 +194,6 @@ class CatalogueLogitsProcessor:
     def __setstate__(self, kept: dict[str, Any]) -> None:
         vars(self).update(kept, _buffers=ScoreBuffers(), _lock=threading.Lock())
 
-    @torch.no_grad()
     def __call__(self, input_ids: Int[Tensor, " B T"], scores: Float[Tensor, " B V"]) -> Float[Tensor, " B V"]:
         """Scores of the same shape and type in which every token that the catalogue does not continue with is -inf.
 
@@ -190,14 +202,13 @@ class CatalogueLogitsProcessor:
         if input_ids.shape[1] < self.reader.prompt_len:
             return scores  # start tokens that `generate` forces
         with self._lock:
-            written = _on_cpu(input_ids)[:, self.reader.prompt_len :]
-            step = self.reader.children(*self.reader.states(written), self.pad_token_id)
+            step = self.reader.step(_on_cpu(input_ids)[:, self.reader.prompt_len :], self.pad_token_id)
             if len(step.token) and int(step.token.max()) >= scores.shape[1]:
                 raise InputError(
                     f"The catalogue has token {int(step.token.max())}, but the model's vocabulary ends at "
                     f"{scores.shape[1] - 1}. Tokenize the entries with the model's own tokenizer."
                 )
-            return self._only_allowed(scores, step)
+            return self._buffers.only(scores, *step, renormalize=self.renormalize)
 
     def finished(self, sequences: Int[Tensor, " B T"]) -> State:
         """Where each sequence that `generate` returned ends: the state behind its entry, -1 where it is no entry.
@@ -207,28 +218,6 @@ class CatalogueLogitsProcessor:
         `constraint.rows(state)` gives the key row, and `Snapshot.facts` the facts of a state of a knowledge base.
         """
         return self.reader.finished(sequences)
-
-    def _only_allowed(self, scores: Float[Tensor, " B V"], step: _Step) -> Float[Tensor, " B V"]:
-        rows, vocabulary = scores.shape
-        shared = len(step.row_ptr) == 2 and rows > 1
-        if shared and not self.renormalize and len(step.token) * WIDE > vocabulary and not step.free.any():
-            bias = torch.full((vocabulary,), -math.inf, dtype=scores.dtype)
-            bias[torch.from_numpy(step.token.astype(np.int64))] = 0
-            masked = self._buffers.plus(scores, bias.to(scores.device))
-            if not torch.isneginf(masked.amax(dim=1)).any():
-                return masked
-        counts = np.full(rows, len(step.token)) if shared else np.diff(step.row_ptr)
-        token = np.tile(step.token, rows) if shared else step.token
-        row = torch.from_numpy(np.repeat(np.arange(rows), counts)).to(scores.device)  # [m]
-        index = torch.from_numpy(token.astype(np.int64)).to(scores.device) + row * vocabulary  # [m]
-        values = scores.reshape(-1).index_select(0, index)  # [m]
-        if step.free.any():
-            free = torch.from_numpy(np.broadcast_to(step.free, rows).copy()).to(scores.device)
-            values = torch.where(free[row], torch.zeros_like(values), values)
-        values = _possible(values, row, rows)
-        if self.renormalize:
-            values = _log_softmax(values, row, rows)
-        return self._buffers.only(scores, index, values)
 
 
 def as_prefix_allowed_tokens_fn(
@@ -241,15 +230,15 @@ def as_prefix_allowed_tokens_fn(
     """
     reader = CatalogueReader(constraint, prompt_len=prompt_len, eos_token_id=eos_token_id)
     pad = reader.ends[0] if pad_token_id is None else _at_least(0, pad_token_id, "pad_token_id")
-    sources = _sources(constraint)
 
     def allowed(batch_id: int, input_ids: Tensor) -> list[int]:
         written = _on_cpu(input_ids)[None, prompt_len:]  # [1, t]
-        over = reader.over(written)
-        state = constraint.root(sources)[batch_id % sources][None]
-        for token in written.T if not over[0] else []:
+        over = np.logical_or.reduce(reader.ended(written), axis=1)
+        state = constraint.root(reader.sources)[batch_id % reader.sources][None]
+        for token in written.T:
             state = constraint.advance(state, token)
-        return reader.children(state, over, pad).token.tolist()
+        state[over] = -1
+        return reader.offered(state, over, constraint.allowed(state), pad).token.tolist()
 
     return allowed
 
@@ -278,35 +267,8 @@ def tokenized_catalogue(
     return CatalogueTrie.build(pointers(np.array([len(tokens) for tokens in ids])), flat, end_id=end)
 
 
-def _possible(values: Float[Tensor, " m"], row: Int64[Tensor, " m"], rows: int) -> Float[Tensor, " m"]:
-    """The values; where a row has nothing but -inf, because something before us forbade it all, `LEAST` instead.
-
-    Such a row stays in the catalogue, last of all.
-    """
-    if not torch.isneginf(values).any():
-        return values
-    top = torch.full((rows,), -math.inf, dtype=values.dtype, device=values.device)
-    top = top.scatter_reduce(0, row, values, "amax")
-    floor = torch.full_like(values, max(LEAST, torch.finfo(values.dtype).min / 64))
-    return torch.where(torch.isneginf(top)[row], floor, values)
-
-
-def _log_softmax(values: Float[Tensor, " m"], row: Int64[Tensor, " m"], rows: int) -> Float[Tensor, " m"]:
-    """Log-probabilities among the allowed tokens of each row."""
-    wide = values.float() if values.dtype != torch.float64 else values
-    top = wide.new_full((rows,), -math.inf).scatter_reduce(0, row, wide, "amax")
-    shifted = wide - top[row]
-    total = wide.new_zeros(rows).index_add(0, row, shifted.exp())
-    return (shifted - total.log()[row]).to(values.dtype)
-
-
 def _on_cpu(ids: Int[Tensor, " *shape"]) -> Int64[np.ndarray, " *shape"]:
     return ids.detach().to("cpu", torch.int64).numpy()
-
-
-def _sources(constraint: Constraint) -> int:
-    """How many different roots the rows begin at: one, but for constraints that have a catalogue a prompt."""
-    return int(getattr(constraint, "sources", 1))
 
 
 def _at_least(least: int, value: int, name: str) -> int:
@@ -316,22 +278,55 @@ def _at_least(least: int, value: int, name: str) -> int:
 
 
 @filling_kernel
-def _find_parents(ids, root, known, known_root, parent):
-    """The row of `known` that each row of `ids` is without its last token, with the same root; -1 if none is near."""
+def _follow(ids, ends, sources, known, children, place):
+    """Where each row stands among the children of the step before: the row it goes on from is found by comparing.
+
+    Rows of different roots (`sources` equal shares of all rows) are never taken for each other.
+    """
+    row_ptr, token = children
+    last = ids.shape[1] - 1
     for i in range(len(ids)):
-        parent[i] = -1
+        place[i] = UNKNOWN
         for step in range(2 * NEARBY + 1):
-            offset = (step + 1) // 2 if step % 2 else -(step // 2)
-            j = i + offset
-            if j < 0 or j >= len(known):
+            j = i + (step + 1) // 2 if step % 2 else i - step // 2
+            if j < 0 or j >= len(known) or j * sources // len(known) != i * sources // len(ids):
                 continue
-            same = True
-            for part in range(root.shape[1]):
-                same = same and root[i, part] == known_root[j, part]
-            k = known.shape[1] - 1
-            while same and k >= 0:
-                same = ids[i, k] == known[j, k]
+            k = last - 1
+            while k >= 0 and ids[i, k] == known[j, k]:
                 k -= 1
-            if same:
-                parent[i] = j
+            if k < 0:
+                row = j if len(row_ptr) == len(known) + 1 else 0
+                place[i] = OUTSIDE
+                low, high = row_ptr[row], row_ptr[row + 1]
+                while low < high:
+                    middle = (low + high) >> 1
+                    if token[middle] < ids[i, last]:
+                        low = middle + 1
+                    else:
+                        high = middle
+                if low < row_ptr[row + 1] and token[low] == ids[i, last]:
+                    place[i] = low
                 break
+        for k in range(last + 1):
+            for end in ends:
+                if ids[i, k] == end:
+                    place[i] = OVER
+
+
+@kernel
+def _with_singles(row_ptr, token, over, pad_and_end):
+    """The same lists, with one token for every row that has none: padding if it is over, else the end."""
+    rows = len(row_ptr) - 1
+    longer_ptr, free = np.zeros(rows + 1, np.int64), np.zeros(rows, np.bool_)
+    longer = np.empty(len(token) + rows, np.int32)
+    for i in range(rows):
+        at = longer_ptr[i]
+        for k in range(row_ptr[i], row_ptr[i + 1]):
+            longer[at] = token[k]
+            at += 1
+        free[i] = row_ptr[i] == row_ptr[i + 1]
+        if free[i]:
+            longer[at] = pad_and_end[0] if over[i] else pad_and_end[1]
+            at += 1
+        longer_ptr[i + 1] = at
+    return longer_ptr, longer[: longer_ptr[rows]], free

@@ -7,7 +7,9 @@ these. A tensor is used again only when nobody holds it any more and nobody has 
 Post: 8802
 
 Notation: B rows, V vocabulary, m allowed entries of all rows together.
-    scores  [B, V]    index  int64 [m], places in the flattened scores
+    scores  [B, V]    row i may take token[row_ptr[i] : row_ptr[i + 1]]; one list serves all if row_ptr has two entries
+    free    [B]       rows whose entries become 0 whatever their scores are
+    index   int64 [m], places in the flattened scores
 """
 
 from __future__ import annotations
@@ -15,20 +17,45 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
+
+from tianwen.ask.ragged import filling_kernel
+from tianwen.errors import InputError
 
 KEPT = 3
 """Tensors kept at most: `generate` holds the scores of the step before while it asks for the next."""
 
+LEAST = -1e6
+"""Score of what a row may take if all of it is -inf already: above the -1e9 of the fillers of a beam search."""
+
+WIDE = 16
+"""Where one list serves all rows and names more than 1 / WIDE of the vocabulary, whole rows are written."""
+
+MINUS_INFINITY = {
+    torch.float64: np.float64(-math.inf),
+    torch.float32: np.float32(-math.inf),
+    torch.float16: np.int16(-0x400),
+    torch.bfloat16: np.int16(-0x80),
+}
+"""As it stands in the arrays of `_array`, for the types that the kernels know."""
+
+NOTHING = np.zeros(2, np.int64), np.zeros(0, np.int32)
+"""A list for all rows, of no token."""
+
 
 @dataclass
 class _Buffer:
-    """`scores` is -inf but at `written` (None: anything anywhere); `owners` and `version` tell what others did."""
+    """A tensor and how we left it: -inf but at `written` (None: anything anywhere), so many owners, such a version.
+
+    `written` is (row_ptr, token) or an index. `array` is the same memory for the kernels, if it is the CPU's.
+    """
 
     scores: Tensor
-    written: Tensor | None
+    array: np.ndarray | None
+    written: tuple[np.ndarray, np.ndarray] | Tensor | None
     owners: int
     version: int
 
@@ -37,17 +64,27 @@ class _Buffer:
         """A new one, -inf everywhere."""
         with torch.inference_mode(False):  # a tensor of inference mode would not count how often it is written to
             fresh = torch.full(scores.shape, -math.inf, dtype=scores.dtype, device=scores.device)
-        nowhere = torch.empty(0, dtype=torch.int64, device=scores.device)
-        return cls(fresh, nowhere, _owners(fresh), fresh._version)
-
-    def is_free(self) -> bool:
-        """Whether nobody but us can see it."""
-        return _owners(self.scores) == self.owners
+        array = _array(fresh) if _is_known(fresh) else None
+        return cls(fresh, array, NOTHING, _owners(fresh), fresh._version)
 
     def fits(self, like: Tensor) -> bool:
         """Whether it is of this shape, type and device."""
         mine = self.scores
         return mine.shape == like.shape and mine.dtype == like.dtype and mine.device == like.device
+
+    def erase(self) -> None:
+        """Make it -inf everywhere."""
+        if self.written is None or self.scores._version != self.version:
+            self.scores.fill_(-math.inf)
+        elif isinstance(self.written, Tensor):
+            self.scores.view(-1).index_fill_(0, self.written, -math.inf)
+        elif self.array is not None:
+            _erase(self.array, *self.written, MINUS_INFINITY[self.scores.dtype])
+
+    def handed_out(self, written: tuple[np.ndarray, np.ndarray] | Tensor | None) -> Tensor:
+        """A tensor of its own on the same memory: as long as it or a view of it lives, the memory has another owner."""
+        self.written, self.version = written, self.scores._version
+        return self.scores.view_as(self.scores)
 
 
 class ScoreBuffers:
@@ -57,29 +94,78 @@ class ScoreBuffers:
         self._kept: list[_Buffer] = []
 
     def only(
-        self, like: Float[Tensor, " B V"], index: Int64[Tensor, " m"], values: Float[Tensor, " m"]
+        self,
+        scores: Float[Tensor, " B V"],
+        row_ptr: Int64[np.ndarray, " B+1"],
+        token: Int32[np.ndarray, " m"],
+        free: Bool[np.ndarray, " B"],
+        *,
+        renormalize: bool = False,
     ) -> Float[Tensor, " B V"]:
-        """A tensor like the scores: `values` at the flat places `index`, -inf elsewhere."""
-        buffer = self._free(like)
-        flat = buffer.scores.view(-1)  # [B * V]
-        if buffer.written is None or buffer.scores._version != buffer.version:
-            flat.fill_(-math.inf)
-        else:
-            flat.index_fill_(0, buffer.written, -math.inf)
-        flat.index_copy_(0, index, values)
-        return _handed_out(buffer, written=index)
+        """Scores in which each row has -inf everywhere but at its tokens; with `renormalize` log-probabilities of them.
 
-    def plus(self, scores: Float[Tensor, " B V"], bias: Float[Tensor, " V"]) -> Float[Tensor, " B V"]:
-        """scores + bias, where the bias is 0 at the tokens that all rows may take and -inf at the others."""
+        A row all of whose tokens are -inf already has `LEAST` there instead, so that something can be chosen.
+        Raises InputError for lists that do not fit the scores (the kernels would write elsewhere).
+        """
+        fit = len(free) == len(row_ptr) - 1 in (1, len(scores)) and row_ptr[-1] == len(token)
+        if not fit or (len(token) and not 0 <= int(token.min()) <= int(token.max()) < scores.shape[1]):
+            raise InputError(
+                f"{len(row_ptr) - 1} lists of {len(token)} tokens do not fit scores {tuple(scores.shape)}."
+            )
+        scores = scores.detach().contiguous()
+        if _is_known(scores) and not renormalize:
+            given = _array(scores)
+            if not _is_hopeless(given, row_ptr, token, free, MINUS_INFINITY[scores.dtype]):
+                return self._copied(scores, given, (row_ptr, token), free)
+        with torch.no_grad():
+            return self._computed(scores, (row_ptr, token), free, renormalize)
+
+    def _copied(
+        self, scores: Tensor, given: np.ndarray, lists: tuple[np.ndarray, np.ndarray], free: np.ndarray
+    ) -> Tensor:
+        """On the CPU: the entries are copied as they are."""
+        row_ptr, token = lists
         buffer = self._free(scores)
-        torch.add(scores, bias, out=buffer.scores)
-        return _handed_out(buffer, written=None)
+        if len(row_ptr) == 2 and len(scores) > 1 and len(token) * WIDE > scores.shape[1] and not free.any():
+            bias = torch.full((scores.shape[1],), -math.inf, dtype=scores.dtype)
+            bias[torch.from_numpy(token.astype(np.int64))] = 0
+            with torch.no_grad():
+                torch.add(scores, bias, out=buffer.scores)
+            return buffer.handed_out(None)
+        buffer.erase()
+        assert buffer.array is not None
+        _copy(buffer.array, given, row_ptr, token, free)
+        return buffer.handed_out(lists)
+
+    def _computed(
+        self, scores: Tensor, lists: tuple[np.ndarray, np.ndarray], free: np.ndarray, renormalize: bool
+    ) -> Tensor:
+        """On any device, with the entries changed on the way."""
+        rows, vocabulary = scores.shape
+        row_ptr, token = lists
+        shared = len(row_ptr) == 2 and rows > 1
+        counts = np.full(rows, len(token)) if shared else np.diff(row_ptr)
+        token = np.tile(token, rows) if shared else token
+        row = torch.from_numpy(np.repeat(np.arange(rows), counts)).to(scores.device)  # [m]
+        index = torch.from_numpy(token.astype(np.int64)).to(scores.device) + row * vocabulary  # [m]
+        values = scores.view(-1).index_select(0, index)  # [m]
+        if free.any():
+            each = torch.from_numpy(np.broadcast_to(free, rows).copy()).to(scores.device)
+            values = torch.where(each[row], torch.zeros_like(values), values)
+        values = _possible(values, row, rows)
+        if renormalize:
+            values = _log_softmax(values, row, rows)
+        buffer = self._free(scores)
+        buffer.erase()
+        buffer.scores.view(-1).index_copy_(0, index, values)
+        return buffer.handed_out(index)
 
     def _free(self, like: Tensor) -> _Buffer:
         """A kept tensor that fits and is not in use, or a new one."""
-        self._kept = [buffer for buffer in self._kept if buffer.fits(like)]
+        if self._kept and not self._kept[0].fits(like):
+            self._kept.clear()
         for buffer in self._kept:
-            if buffer.is_free():
+            if _owners(buffer.scores) == buffer.owners:
                 return buffer
         fresh = _Buffer.like(like)
         if len(self._kept) < KEPT and fresh.owners > 0:
@@ -87,14 +173,66 @@ class ScoreBuffers:
         return fresh
 
 
-def _handed_out(buffer: _Buffer, *, written: Tensor | None) -> Tensor:
-    """A tensor of its own on the same memory: as long as it, or a view of it, lives, the memory has another owner."""
-    buffer.written = written
-    buffer.version = buffer.scores._version
-    return buffer.scores.view_as(buffer.scores)
+def _possible(values: Float[Tensor, " m"], row: Int64[Tensor, " m"], rows: int) -> Float[Tensor, " m"]:
+    """The values; where a row has nothing but -inf, because something before us forbade it all, `LEAST` instead."""
+    if not torch.isneginf(values).any():
+        return values
+    top = torch.full((rows,), -math.inf, dtype=values.dtype, device=values.device)
+    top = top.scatter_reduce(0, row, values, "amax")
+    floor = torch.full_like(values, max(LEAST, torch.finfo(values.dtype).min / 64))
+    return torch.where(torch.isneginf(top)[row], floor, values)
+
+
+def _log_softmax(values: Float[Tensor, " m"], row: Int64[Tensor, " m"], rows: int) -> Float[Tensor, " m"]:
+    """Log-probabilities among the entries of each row."""
+    wide = values.float() if values.dtype != torch.float64 else values
+    top = wide.new_full((rows,), -math.inf).scatter_reduce(0, row, wide, "amax")
+    shifted = wide - top[row]
+    total = wide.new_zeros(rows).index_add(0, row, shifted.exp())
+    return (shifted - total.log()[row]).to(values.dtype)
 
 
 def _owners(tensor: Tensor) -> int:
     """How many tensors share the memory; 0 where PyTorch does not tell, and then nothing is ever used again."""
     count = getattr(torch._C, "_storage_Use_Count", None)
     return 0 if count is None else int(count(tensor.untyped_storage()._cdata))
+
+
+def _is_known(scores: Tensor) -> bool:
+    return scores.device.type == "cpu" and scores.dtype in MINUS_INFINITY
+
+
+def _array(scores: Tensor) -> np.ndarray:
+    """The same memory as an array; types of 16 bits, which are only copied, as their bits."""
+    return (scores.view(torch.int16) if scores.element_size() == 2 else scores).numpy()
+
+
+@filling_kernel
+def _erase(out, row_ptr, token, minus_infinity):
+    for i in range(len(out)):
+        k = 0 if len(row_ptr) == 2 else i
+        for at in range(row_ptr[k], row_ptr[k + 1]):
+            out[i, token[at]] = minus_infinity
+
+
+@filling_kernel
+def _copy(out, scores, row_ptr, token, free):
+    for i in range(len(out)):
+        k = 0 if len(row_ptr) == 2 else i
+        for at in range(row_ptr[k], row_ptr[k + 1]):
+            out[i, token[at]] = 0 if free[k] else scores[i, token[at]]
+
+
+@filling_kernel
+def _is_hopeless(scores, row_ptr, token, free, minus_infinity):
+    """Whether some row that is not free has -inf at all its tokens."""
+    for i in range(len(scores)):
+        k = 0 if len(row_ptr) == 2 else i
+        found = free[k]
+        for at in range(row_ptr[k], row_ptr[k + 1]):
+            if found:
+                break
+            found = scores[i, token[at]] != minus_infinity
+        if not found:
+            return True
+    return False
