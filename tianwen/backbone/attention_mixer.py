@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tianwen.backbone.roformer_v2 import Attention, RoFormerV2Config
 from tianwen.backbone.rope import RopeTable
@@ -32,6 +33,14 @@ class AttentionState(NamedTuple):
     positions: Tensor  # [B, P]
     document: Tensor  # [B]
     position: Tensor  # [B]
+
+
+class EveryoneBefore:
+    """The causal rule without a mask in memory, for rows that are one document each; see `packing.Attends`."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, dropout: float = 0.0) -> Tensor:
+        """Mixed values [B, h, T, s]."""
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout)
 
 
 class AttentionMixer(nn.Module):
@@ -73,7 +82,10 @@ class AttentionMixer(nn.Module):
         kept = document if lengths is None else document.where(steps < lengths[:, None], -1)
         documents = torch.cat([old.documents, kept], dim=1)  # [B, P + T]
         positions = torch.cat([old.positions, new], dim=1)
-        mask = self._visible(document, new, documents, positions)[:, None]
+        whole = state is None and reset is None and lengths is None and x.shape[1] <= self.window
+        mask = (
+            (EveryoneBefore() if self.causal else None) if whole else self._visible(document, new, documents, positions)
+        )
         past = (old.keys, old.values) if old.keys.shape[2] else None
         y, (keys, values) = self.attention(
             x, self.rope.rows(new, bound=x.shape[1] if state is None else None), mask, past
@@ -84,14 +96,14 @@ class AttentionMixer(nn.Module):
         return y, self._forget(after)
 
     def _visible(self, document: Tensor, new: Tensor, documents: Tensor, positions: Tensor) -> Tensor:
-        """[B, T, P + T]: may the new token look there? Padding sees itself, so that no softmax runs over nothing."""
+        """[B, 1, T, P + T]: may the new token look there? Padding sees itself, so that no softmax runs over nothing."""
         away = new[:, :, None] - positions[:, None, :]
         visible = (documents[:, None, :] == document[:, :, None]) & (away < self.window)
         if self.causal:
             visible &= away >= 0
         itself = torch.zeros_like(visible)
         itself[:, :, -new.shape[1] :].diagonal(dim1=1, dim2=2).fill_(True)
-        return visible | itself
+        return (visible | itself)[:, None]
 
     def _forget(self, state: AttentionState) -> AttentionState:
         """Without what no later token of any row can see."""

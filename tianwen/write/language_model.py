@@ -72,7 +72,8 @@ class LanguageModel(nn.Module):
 def lm_loss(model: LanguageModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
     """Mean cross-entropy of `targets` [B, T] after `ids` [B, T]; documents begin at START and see nothing before it."""
     ids, targets = batch["ids"], batch["targets"]
-    logits, _ = model(ids, reset=ids == START)
+    reset = ids == START
+    logits, _ = model(ids, reset=reset if bool(reset.any()) else None)
     wanted = float((targets != UNWANTED).sum())
     loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=UNWANTED)
     return loss, {"weight": wanted, "tokens": float(ids.numel())}
