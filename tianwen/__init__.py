@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tianwen.ask.facts import Fact as Fact
     from tianwen.ask.knowledge_base import KnowledgeBase as KnowledgeBase
     from tianwen.text import Tokenizer as Tokenizer
+    from tianwen.write.writer import Writer as Writer
 
 __version__ = "0.1.0"
 
@@ -23,9 +24,10 @@ _HOME = {
     "Fact": "tianwen.ask.facts",
     "KnowledgeBase": "tianwen.ask.knowledge_base",
     "Tokenizer": "tianwen.text",
+    "Writer": "tianwen.write.writer",
 }
 
-__all__ = ["Answer", "Asker", "Fact", "KnowledgeBase", "Tokenizer", "__version__"]
+__all__ = ["Answer", "Asker", "Fact", "KnowledgeBase", "Tokenizer", "Writer", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
