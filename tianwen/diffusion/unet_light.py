@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tianwen.diffusion.convolution import laid_out
+from tianwen.diffusion.same_bits import GroupNorm, SameBits
 from tianwen.diffusion.unet_parts import (
     Attention,
     ClassEmbedding,
@@ -29,12 +30,9 @@ from tianwen.diffusion.unet_parts import (
     check_picture,
     conv,
     dense,
-    each_alone,
-    group_norm,
     no_labels_expected,
     pointwise,
     run_block,
-    wants_alone,
 )
 
 
@@ -48,7 +46,7 @@ class LightBlock(nn.Module):
         self.first = conv(inputs, outputs, scale=scale)
         self.second = conv(outputs, outputs, scale=scale)
         self.residual = pointwise(inputs, outputs)
-        self.norm = group_norm(outputs, config.groups)
+        self.norm = GroupNorm(config.groups, outputs)
 
     def forward(self, x: Float[Tensor, " N c H W"], e: Float[Tensor, " N s"]) -> Float[Tensor, " N C H W"]:
         y = x + self.time(e)[:, :, None, None]  # [N, c, H, W]
@@ -63,13 +61,13 @@ class LightUNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.exact = True  # inference on a CPU gives each picture the same bits in any batch; False: a little faster
+        self.same_bits = SameBits()  # .exact = False: a little faster, no promise about bits
         self.times = nn.Embedding(config.times, config.width)
         nn.init.uniform_(self.times.weight, -0.05, 0.05)
         self.labels = ClassEmbedding(config.classes, config.width) if config.classes else None
         self.first = conv(config.colours, config.width)
         self._build()
-        self.norm = group_norm(self.first.out_channels, config.groups)
+        self.norm = GroupNorm(config.groups, self.first.out_channels)
         self.last = conv(config.width, config.colours)
 
     def _build(self) -> None:
@@ -117,11 +115,11 @@ class LightUNet(nn.Module):
     ) -> Float[Tensor, " N colours H W"]:
         """The prediction (noise, picture or velocity, as trained). `labels` -1 or None: no label.
 
-        Without gradients on a CPU each picture is computed alone, see `exact`. Raises InputError for sides that cannot
-        be halved often enough, and for labels where there are no classes.
+        In CPU inference each picture gets the bits that it has alone (`same_bits.py`). Raises InputError for sides that
+        cannot be halved often enough, and for labels where there are no classes.
         """
         check_picture(x, colours=self.config.colours, halvings=self.halvings)
-        return each_alone(self._run, x, t, labels) if self.exact and wants_alone(x) else self._run(x, t, labels)
+        return self.same_bits.run(self._run, x, t, labels)
 
     def _run(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         e = condition(self, t, labels)  # [N, s]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tianwen.diffusion.convolution import laid_out
+from tianwen.diffusion.same_bits import GroupNorm, SameBits
 from tianwen.diffusion.unet_parts import (
     Attention,
     ClassEmbedding,
@@ -29,12 +30,9 @@ from tianwen.diffusion.unet_parts import (
     check_picture,
     conv,
     dense,
-    each_alone,
-    group_norm,
     no_labels_expected,
     pointwise,
     run_block,
-    wants_alone,
 )
 
 
@@ -50,10 +48,10 @@ class PaperBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, config: UNetConfig) -> None:
         super().__init__()
-        self.norm_first = group_norm(inputs, config.groups)
+        self.norm_first = GroupNorm(config.groups, inputs)
         self.first = conv(inputs, outputs)
         self.time = dense(4 * config.width, outputs)
-        self.norm_second = group_norm(outputs, config.groups)
+        self.norm_second = GroupNorm(config.groups, outputs)
         self.second = conv(outputs, outputs, scale=0.0)
         self.residual = pointwise(inputs, outputs)
 
@@ -72,7 +70,7 @@ class PaperUNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.exact = True  # inference on a CPU gives each picture the same bits in any batch; False: a little faster
+        self.same_bits = SameBits()  # .exact = False: a little faster, no promise about bits
         self.register_buffer("sinusoid", sinusoids(config.times, config.width), persistent=False)
         self.time_first = dense(config.width, 4 * config.width)
         self.time_second = dense(4 * config.width, 4 * config.width)
@@ -81,7 +79,7 @@ class PaperUNet(nn.Module):
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         width = self._build()
-        self.norm = group_norm(width, config.groups)
+        self.norm = GroupNorm(config.groups, width)
         self.last = conv(width, config.colours)
 
     def _build(self) -> int:
@@ -123,11 +121,11 @@ class PaperUNet(nn.Module):
     ) -> Float[Tensor, " N colours H W"]:
         """The prediction (noise, picture or velocity, as trained). `labels` -1 or None: no label.
 
-        Without gradients on a CPU each picture is computed alone, see `exact`. Raises InputError for sides that cannot
-        be halved often enough, and for labels where there are no classes.
+        In CPU inference each picture gets the bits that it has alone (`same_bits.py`). Raises InputError for sides that
+        cannot be halved often enough, and for labels where there are no classes.
         """
         check_picture(x, colours=self.config.colours, halvings=self.halvings)
-        return each_alone(self._run, x, t, labels) if self.exact and wants_alone(x) else self._run(x, t, labels)
+        return self.same_bits.run(self._run, x, t, labels)
 
     def _run(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         e = self._condition(t, labels)  # [N, 4 s]

@@ -14,7 +14,6 @@ the channels with equal c mod 32 into one group, which matters only to somebody 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -24,10 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tianwen.diffusion.convolution import Convolution
+from tianwen.diffusion.same_bits import Dense, GroupNorm, without_gradients_on_cpu
 from tianwen.errors import InputError
-
-Net = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""A network without its checks: x, t, labels -> prediction."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +91,9 @@ def conv(inputs: int, outputs: int, *, scale: float = 1.0) -> Convolution:
     return layer
 
 
-def dense(inputs: int, outputs: int) -> nn.Linear:
+def dense(inputs: int, outputs: int) -> Dense:
     """A dense layer without bias."""
-    layer = nn.Linear(inputs, outputs, bias=False)
+    layer = Dense(inputs, outputs)
     variance_scaling_(layer.weight)
     return layer
 
@@ -110,11 +107,6 @@ def pointwise(inputs: int, outputs: int) -> nn.Module:
     return layer
 
 
-def group_norm(channels: int, groups: int) -> nn.GroupNorm:
-    """Group norm with gain and offset, eps as the reference has it."""
-    return nn.GroupNorm(groups, channels, eps=1e-6)
-
-
 class Attention(nn.Module):
     """Self-attention over the pixels of a feature map, added to it; the last layer starts at zero.
 
@@ -124,7 +116,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.heads = channels // 64 if channels % 64 == 0 else 1
-        self.norm = group_norm(channels, groups)
+        self.norm = GroupNorm(groups, channels)
         self.qkv = pointwise(channels, 3 * channels)
         self.output = Convolution(channels, channels, 1)
         nn.init.zeros_(self.output.weight)
@@ -133,8 +125,16 @@ class Attention(nn.Module):
         sides = x.shape[2:]
         qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1))  # [N, 3, heads, C/heads, H W]
         q, k, v = qkv.transpose(3, 4).unbind(1)  # each [N, heads, H W, C/heads]
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(1, 2)  # [N, C, H W]
+        mixed = _attended(q, k, v).transpose(2, 3).flatten(1, 2)  # [N, C, H W]
         return x + self.output(mixed.unflatten(2, sides))
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention, in CPU inference each picture by itself; all [N, heads, H W, C/heads]."""
+    if q.shape[0] < 2 or not without_gradients_on_cpu(q):
+        return F.scaled_dot_product_attention(q, k, v)
+    each = [F.scaled_dot_product_attention(q[n : n + 1], k[n : n + 1], v[n : n + 1]) for n in range(q.shape[0])]
+    return torch.cat(each)
 
 
 class ClassEmbedding(nn.Module):
@@ -160,20 +160,6 @@ def run_block(parts: nn.Module, x: Tensor, e: Tensor) -> Tensor:
     for attention in parts[1:]:
         x = attention(x)
     return x
-
-
-def each_alone(net: Net, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-    """The network's prediction for every picture by itself, so that no bit depends on the others of the batch.
-
-    Matrix products and convolutions sum in another order for another number of rows, which shows in the last bits.
-    """
-    each = [net(x[k : k + 1], t[k : k + 1], None if labels is None else labels[k : k + 1]) for k in range(x.shape[0])]
-    return torch.cat(each) if each else x
-
-
-def wants_alone(x: Tensor) -> bool:
-    """Whether a network that promises equal bits takes these pictures one by one: several, on a CPU, no gradients."""
-    return x.device.type == "cpu" and x.shape[0] != 1 and not torch.is_grad_enabled()
 
 
 def no_labels_expected(labels: Tensor | None) -> None:
