@@ -217,8 +217,9 @@ def test_an_empty_catalogue_is_refused(empty):
 
 
 @pytest.mark.parametrize("rows", [[()], [(), ()], [(8, 9)]])
-def test_a_token_beyond_the_vocabulary_is_refused(rows):
-    hold = processor(catalogue([*SMALL, (300,), (8, 9, 300)])[0])
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_a_token_beyond_the_vocabulary_is_refused(rows, renormalize):
+    hold = processor(catalogue([*SMALL, (300,), (8, 9, 300)])[0], renormalize=renormalize)
     with pytest.raises(InputError, match="token 300, but the model's vocabulary ends at 23"):
         hold(prompted(rows), torch.randn(len(rows), VOCABULARY))
 

@@ -8,7 +8,6 @@ import torch
 
 from tianwen.ask import score_buffers
 from tianwen.ask.score_buffers import KEPT, MINUS_INFINITY, ScoreBuffers
-from tianwen.errors import InputError
 
 
 def only(buffers, scores, places):
@@ -128,9 +127,16 @@ def test_without_a_count_of_owners_nothing_is_used_again(monkeypatch):
 
 @pytest.mark.parametrize(
     ("row_ptr", "token"),
-    [([0, 1, 2, 3], [1, 1, 1]), ([0], []), ([0, 1, 2], [1, 5]), ([0, 1, 2], [-1, 1]), ([0, 1, 2], [1])],
+    [
+        ([0, 1, 2, 3], [1, 1, 1]),
+        ([0], []),
+        ([0, 1, 2], [1, 5]),
+        ([0, 1, 2], [-1, 1]),
+        ([0, 1, 2], [1]),
+        ([0, 2, 1], [1]),
+    ],
 )
 def test_lists_that_do_not_fit_are_refused(row_ptr, token):
     lists = np.array(row_ptr), np.array(token, np.int32), np.zeros(len(row_ptr) - 1, bool)
-    with pytest.raises(InputError, match=r"do not fit scores \(2, 5\)"):
+    with pytest.raises(IndexError, match=r"do not fit scores \(2, 5\)"):
         ScoreBuffers().only(torch.randn(2, 5), *lists)

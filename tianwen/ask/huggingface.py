@@ -13,6 +13,7 @@ will; (2) the tree gives each row's children, END being written as the model's e
 
 from __future__ import annotations
 
+import math
 import operator
 import threading
 import warnings
@@ -24,16 +25,13 @@ import torch
 from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
-from tianwen.ask.ragged import filling_kernel, kernel, pointers
+from tianwen.ask.ragged import filling_kernel, pointers
 from tianwen.ask.score_buffers import ScoreBuffers
 from tianwen.ask.trie import CatalogueTrie, Constraint, RowPointers, State
 from tianwen.errors import InputError
 
 NEARBY = 64
 """How many rows before and behind its own place a row's past is looked for; beyond it the row is read from the root."""
-
-OVER, UNKNOWN, OUTSIDE = -1, -2, -3
-"""What `_follow` says of a row that has ended, whose past it does not know, or that has left the catalogue."""
 
 
 class Step(NamedTuple):
@@ -81,37 +79,21 @@ class CatalogueReader:
         self._known = _Known(written.copy(), *children)
         return self.offered(state, over, children, pad)
 
-    def offered(
-        self,
-        state: State,
-        over: Bool[np.ndarray, " B"],
-        children: tuple[RowPointers, Int32[np.ndarray, " m"], State],
-        pad: int,
-    ) -> Step:
-        """The children of each state as the model writes them, and one token for rows without any."""
-        row_ptr, token, after = children
-        shown = self._as_the_model_writes(token, after)
-        if (row_ptr[1:] > row_ptr[:-1]).all():
-            return Step(row_ptr, shown, over)
-        row_ptr, shown, free = _with_singles(row_ptr, shown, over, np.array([pad, self.ends[0]], np.int32))
-        self._warn_of_strangers(state[free & ~over])
-        return Step(row_ptr, shown, free)
-
     def _states(self, written: Int64[np.ndarray, " B t"]) -> tuple[State, Bool[np.ndarray, " B"]]:
         """The state of each row and whether it is over (its state then is dead)."""
         rows, length = written.shape
-        place = np.empty(rows, np.int64)
+        place, over = np.empty(rows, np.int64), np.empty(rows, np.bool_)
         known = self._known
-        if known is not None and known.written.shape[1] == length - 1 and len(known.written):
-            _follow(written, self._end_ids, self.sources, known.written, (known.row_ptr, known.token), place)
-            if not (place == UNKNOWN).any():
-                dead = place < 0
-                state = known.after[np.maximum(place, 0)] if len(known.after) else self.constraint.root(rows)
-                state[dead] = -1
-                return state, place == OVER
-        over = np.logical_or.reduce(self.ended(written), axis=1)
-        state = self.constraint.walk(written, np.where(over, 0, length))
-        state[over] = -1
+        if known is None or known.written.shape[1] != length - 1:
+            known = _Known(written[:0], np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.int64))
+        lists = known.row_ptr, known.token
+        if _follow(written, self._end_ids, (self.sources, known.written), lists, (place, over)):
+            state = np.full((rows, *known.after.shape[1:]), -1, np.int64)
+            parts = math.prod(known.after.shape[1:])
+            _take(known.after.reshape(len(known.token), parts), place, state.reshape(rows, parts))
+        else:
+            state = self.constraint.walk(written, np.where(over, 0, length))
+            state[over] = -1
         return state, over
 
     def ended(self, written: Int64[np.ndarray, " B t"]) -> Bool[np.ndarray, " B t"]:
@@ -121,25 +103,32 @@ class CatalogueReader:
             found |= written == end
         return found
 
-    def _as_the_model_writes(self, token: Int32[np.ndarray, " m"], after: State) -> Int32[np.ndarray, " m"]:
-        """The END that completes an entry becomes the model's end token, which nothing else may be."""
-        ends = self.ended(token)
-        closes = token == self.constraint.end_id
-        if not closes.any() and not ends.any():
-            return token
-        closing = np.flatnonzero(closes)
-        closing = closing[self.constraint.is_terminal(after[closing])]
-        ends[closing] = False
-        if ends.any():
+    def offered(
+        self,
+        state: State,
+        over: Bool[np.ndarray, " B"],
+        children: tuple[RowPointers, Int32[np.ndarray, " m"], State],
+        pad: int,
+    ) -> Step:
+        """The children of each state as the model writes them, and one token for rows without any.
+
+        The END that completes an entry becomes the model's end token, which nothing else may be.
+        """
+        row_ptr, token, after = children
+        shown = np.empty(len(row_ptr), np.int64), np.empty(len(token) + len(over), np.int32)
+        free = np.empty(len(over), np.bool_)
+        marks = np.array([self.constraint.end_id, pad], np.int64), self._end_ids
+        listed = row_ptr, token, self.constraint.is_terminal(after)
+        foreign = _show(listed, over, marks, shown, free)
+        if foreign >= 0:
             raise InputError(
-                f"The catalogue continues with token {int(token[ends][0])}, which ends the model's output, so entries "
-                "would be cut there. Tokenize the entries without it, or generate with another eos_token_id."
+                f"The catalogue continues with token {foreign}, which ends the model's output, so entries would be "
+                "cut there. Tokenize the entries without it, or generate with another eos_token_id."
             )
-        if self.ends[0] == self.constraint.end_id:
-            return token
-        renamed = token.copy()
-        renamed[closing] = self.ends[0]
-        return renamed
+        count = int(shown[0][-1])
+        if count > len(token):
+            self._warn_of_strangers(state[free & ~over])
+        return Step(shown[0], shown[1][:count], free)
 
     def _warn_of_strangers(self, state: State) -> None:
         strangers = int(np.logical_and.reduce(state < 0, axis=tuple(range(1, state.ndim))).sum())
@@ -203,12 +192,13 @@ class CatalogueLogitsProcessor:
             return scores  # start tokens that `generate` forces
         with self._lock:
             step = self.reader.step(_on_cpu(input_ids)[:, self.reader.prompt_len :], self.pad_token_id)
-            if len(step.token) and int(step.token.max()) >= scores.shape[1]:
+            try:
+                return self._buffers.only(scores, *step, renormalize=self.renormalize)
+            except IndexError:
                 raise InputError(
-                    f"The catalogue has token {int(step.token.max())}, but the model's vocabulary ends at "
-                    f"{scores.shape[1] - 1}. Tokenize the entries with the model's own tokenizer."
-                )
-            return self._buffers.only(scores, *step, renormalize=self.renormalize)
+                    f"The catalogue (or eos_token_id, pad_token_id) has token {int(step.token.max())}, but the model's "
+                    f"vocabulary ends at {scores.shape[1] - 1}. Tokenize the entries with the model's own tokenizer."
+                ) from None
 
     def finished(self, sequences: Int[Tensor, " B T"]) -> State:
         """Where each sequence that `generate` returned ends: the state behind its entry, -1 where it is no entry.
@@ -268,7 +258,9 @@ def tokenized_catalogue(
 
 
 def _on_cpu(ids: Int[Tensor, " *shape"]) -> Int64[np.ndarray, " *shape"]:
-    return ids.detach().to("cpu", torch.int64).numpy()
+    if ids.dtype == torch.int64 and ids.device.type == "cpu":
+        return ids.numpy()
+    return ids.to("cpu", torch.int64).numpy()
 
 
 def _at_least(least: int, value: int, name: str) -> int:
@@ -278,15 +270,24 @@ def _at_least(least: int, value: int, name: str) -> int:
 
 
 @filling_kernel
-def _follow(ids, ends, sources, known, children, place):
-    """Where each row stands among the children of the step before: the row it goes on from is found by comparing.
+def _follow(ids, ends, origin, children, found):
+    """Where each row stands among the children of the step before, and whether it is over; False if some row is new.
 
-    Rows of different roots (`sources` equal shares of all rows) are never taken for each other.
+    The row that it goes on from is found by comparing. Rows of different roots (`sources` equal shares of all rows) are
+    never taken for each other. A row that is over or has left the catalogue stands nowhere: -1.
     """
+    sources, known = origin
     row_ptr, token = children
-    last = ids.shape[1] - 1
+    place, over = found
+    last, all_known = ids.shape[1] - 1, True
     for i in range(len(ids)):
-        place[i] = UNKNOWN
+        place[i], over[i] = -1, False
+        for k in range(last + 1):
+            for end in ends:
+                over[i] = over[i] or ids[i, k] == end
+        if over[i]:
+            continue
+        parent = np.int64(-1)
         for step in range(2 * NEARBY + 1):
             j = i + (step + 1) // 2 if step % 2 else i - step // 2
             if j < 0 or j >= len(known) or j * sources // len(known) != i * sources // len(ids):
@@ -295,38 +296,54 @@ def _follow(ids, ends, sources, known, children, place):
             while k >= 0 and ids[i, k] == known[j, k]:
                 k -= 1
             if k < 0:
-                row = j if len(row_ptr) == len(known) + 1 else 0
-                place[i] = OUTSIDE
-                low, high = row_ptr[row], row_ptr[row + 1]
-                while low < high:
-                    middle = (low + high) >> 1
-                    if token[middle] < ids[i, last]:
-                        low = middle + 1
-                    else:
-                        high = middle
-                if low < row_ptr[row + 1] and token[low] == ids[i, last]:
-                    place[i] = low
+                parent = j
                 break
-        for k in range(last + 1):
-            for end in ends:
-                if ids[i, k] == end:
-                    place[i] = OVER
+        if parent < 0:
+            all_known = False
+            continue
+        row = parent if len(row_ptr) == len(known) + 1 else 0
+        low, high = row_ptr[row], row_ptr[row + 1]
+        while low < high:
+            middle = (low + high) >> 1
+            if token[middle] < ids[i, last]:
+                low = middle + 1
+            else:
+                high = middle
+        if low < row_ptr[row + 1] and token[low] == ids[i, last]:
+            place[i] = low
+    return all_known
 
 
-@kernel
-def _with_singles(row_ptr, token, over, pad_and_end):
-    """The same lists, with one token for every row that has none: padding if it is over, else the end."""
-    rows = len(row_ptr) - 1
-    longer_ptr, free = np.zeros(rows + 1, np.int64), np.zeros(rows, np.bool_)
-    longer = np.empty(len(token) + rows, np.int32)
-    for i in range(rows):
-        at = longer_ptr[i]
+@filling_kernel
+def _take(after, place, state):
+    """state[i] = after[place[i]], where there is a place."""
+    for i in range(len(place)):
+        if place[i] >= 0:
+            for part in range(state.shape[1]):
+                state[i, part] = after[place[i], part]
+
+
+@filling_kernel
+def _show(listed, over, marks, shown, free):
+    """Lists as the model writes them, a single token where there is none; an end token inside an entry, or -1."""
+    row_ptr, token, terminal = listed
+    (end_id, pad), ends = marks[0], marks[1]
+    shown_ptr, shown_token = shown
+    shown_ptr[0] = 0
+    for i in range(len(over)):
+        at = shown_ptr[i]
         for k in range(row_ptr[i], row_ptr[i + 1]):
-            longer[at] = token[k]
+            shown_token[at] = token[k]
+            if terminal[k] and token[k] == end_id:
+                shown_token[at] = ends[0]
+            else:
+                for end in ends:
+                    if token[k] == end:
+                        return np.int64(token[k])
             at += 1
         free[i] = row_ptr[i] == row_ptr[i + 1]
         if free[i]:
-            longer[at] = pad_and_end[0] if over[i] else pad_and_end[1]
+            shown_token[at] = pad if over[i] else ends[0]
             at += 1
-        longer_ptr[i + 1] = at
-    return longer_ptr, longer[: longer_ptr[rows]], free
+        shown_ptr[i + 1] = at
+    return np.int64(-1)

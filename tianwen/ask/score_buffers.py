@@ -23,7 +23,6 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from tianwen.ask.ragged import filling_kernel
-from tianwen.errors import InputError
 
 KEPT = 3
 """Tensors kept at most: `generate` holds the scores of the step before while it asks for the next."""
@@ -41,6 +40,8 @@ MINUS_INFINITY = {
     torch.bfloat16: np.int16(-0x80),
 }
 """As it stands in the arrays of `_array`, for the types that the kernels know."""
+
+FINE, UNFIT, HOPELESS = 0, 1, 2
 
 NOTHING = np.zeros(2, np.int64), np.zeros(0, np.int32)
 """A list for all rows, of no token."""
@@ -72,14 +73,16 @@ class _Buffer:
         mine = self.scores
         return mine.shape == like.shape and mine.dtype == like.dtype and mine.device == like.device
 
-    def erase(self) -> None:
-        """Make it -inf everywhere."""
-        if self.written is None or self.scores._version != self.version:
+    def forget(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lists of what is still to be erased; until it is handed out again, nobody knows what is in it."""
+        written, self.written = self.written, None
+        if written is None or self.scores._version != self.version:
             self.scores.fill_(-math.inf)
-        elif isinstance(self.written, Tensor):
-            self.scores.view(-1).index_fill_(0, self.written, -math.inf)
-        elif self.array is not None:
-            _erase(self.array, *self.written, MINUS_INFINITY[self.scores.dtype])
+        elif isinstance(written, Tensor):
+            self.scores.view(-1).index_fill_(0, written, -math.inf)
+        else:
+            return written
+        return NOTHING
 
     def handed_out(self, written: tuple[np.ndarray, np.ndarray] | Tensor | None) -> Tensor:
         """A tensor of its own on the same memory: as long as it or a view of it lives, the memory has another owner."""
@@ -105,37 +108,41 @@ class ScoreBuffers:
         """Scores in which each row has -inf everywhere but at its tokens; with `renormalize` log-probabilities of them.
 
         A row all of whose tokens are -inf already has `LEAST` there instead, so that something can be chosen.
-        Raises InputError for lists that do not fit the scores (the kernels would write elsewhere).
+        Raises IndexError for lists that do not fit the scores.
         """
-        fit = len(free) == len(row_ptr) - 1 in (1, len(scores)) and row_ptr[-1] == len(token)
-        if not fit or (len(token) and not 0 <= int(token.min()) <= int(token.max()) < scores.shape[1]):
-            raise InputError(
-                f"{len(row_ptr) - 1} lists of {len(token)} tokens do not fit scores {tuple(scores.shape)}."
-            )
-        scores = scores.detach().contiguous()
+        if len(free) != len(row_ptr) - 1 or len(free) not in (1, len(scores)):
+            raise IndexError(f"{len(row_ptr) - 1} lists and {len(free)} marks do not fit scores {tuple(scores.shape)}.")
+        if scores.requires_grad or not scores.is_contiguous():
+            scores = scores.detach().contiguous()
         if _is_known(scores) and not renormalize:
-            given = _array(scores)
-            if not _is_hopeless(given, row_ptr, token, free, MINUS_INFINITY[scores.dtype]):
-                return self._copied(scores, given, (row_ptr, token), free)
+            written = self._copied(scores, (row_ptr, token), free)
+            if written is not None:
+                return written
         with torch.no_grad():
             return self._computed(scores, (row_ptr, token), free, renormalize)
 
-    def _copied(
-        self, scores: Tensor, given: np.ndarray, lists: tuple[np.ndarray, np.ndarray], free: np.ndarray
-    ) -> Tensor:
-        """On the CPU: the entries are copied as they are."""
+    def _copied(self, scores: Tensor, lists: tuple[np.ndarray, np.ndarray], free: np.ndarray) -> Tensor | None:
+        """On the CPU: the entries are copied as they are; None if a row has only -inf."""
         row_ptr, token = lists
-        buffer = self._free(scores)
-        if len(row_ptr) == 2 and len(scores) > 1 and len(token) * WIDE > scores.shape[1] and not free.any():
-            bias = torch.full((scores.shape[1],), -math.inf, dtype=scores.dtype)
-            bias[torch.from_numpy(token.astype(np.int64))] = 0
-            with torch.no_grad():
-                torch.add(scores, bias, out=buffer.scores)
-            return buffer.handed_out(None)
-        buffer.erase()
+        given, buffer = _array(scores), self._free(scores)
         assert buffer.array is not None
-        _copy(buffer.array, given, row_ptr, token, free)
-        return buffer.handed_out(lists)
+        if len(row_ptr) == 2 and len(token) * WIDE > scores.shape[1] and not free.any():
+            target, old = buffer.array[:0], NOTHING  # the kernel only checks
+        else:
+            target, old = buffer.array, buffer.forget()
+        verdict = _write(target, given, (row_ptr, token, free), old, MINUS_INFINITY[scores.dtype])
+        if verdict == UNFIT:
+            raise IndexError(f"The lists of {len(token)} tokens do not fit scores {tuple(scores.shape)}.")
+        if verdict == HOPELESS:
+            return None
+        if len(target):
+            return buffer.handed_out(lists)
+        bias = torch.full((scores.shape[1],), -math.inf, dtype=scores.dtype)
+        bias[torch.from_numpy(token.astype(np.int64))] = 0
+        buffer.written = None
+        with torch.no_grad():
+            torch.add(scores, bias, out=buffer.scores)
+        return buffer.handed_out(None)
 
     def _computed(
         self, scores: Tensor, lists: tuple[np.ndarray, np.ndarray], free: np.ndarray, renormalize: bool
@@ -143,6 +150,8 @@ class ScoreBuffers:
         """On any device, with the entries changed on the way."""
         rows, vocabulary = scores.shape
         row_ptr, token = lists
+        if len(token) and not 0 <= int(token.min()) <= int(token.max()) < vocabulary:
+            raise IndexError(f"The lists of {len(token)} tokens do not fit scores {tuple(scores.shape)}.")
         shared = len(row_ptr) == 2 and rows > 1
         counts = np.full(rows, len(token)) if shared else np.diff(row_ptr)
         token = np.tile(token, rows) if shared else token
@@ -156,7 +165,10 @@ class ScoreBuffers:
         if renormalize:
             values = _log_softmax(values, row, rows)
         buffer = self._free(scores)
-        buffer.erase()
+        if buffer.array is not None:
+            _erase(buffer.array, *buffer.forget(), MINUS_INFINITY[scores.dtype])
+        else:
+            buffer.forget()
         buffer.scores.view(-1).index_copy_(0, index, values)
         return buffer.handed_out(index)
 
@@ -216,23 +228,32 @@ def _erase(out, row_ptr, token, minus_infinity):
 
 
 @filling_kernel
-def _copy(out, scores, row_ptr, token, free):
+def _write(out, scores, lists, old, minus_infinity):
+    """Erase the old lists from `out` and copy the scores of the new ones, 0 for free rows; FINE, UNFIT or HOPELESS.
+
+    HOPELESS: a row that is not free has -inf at all its tokens. An `out` without rows is left alone.
+    """
+    row_ptr, token, free = lists
+    if row_ptr[0] != 0 or row_ptr[len(row_ptr) - 1] != len(token):
+        return UNFIT
+    for k in range(len(free)):
+        if row_ptr[k] > row_ptr[k + 1]:
+            return UNFIT
+    for at in range(len(token)):
+        if not 0 <= token[at] < scores.shape[1]:
+            return UNFIT
+    for i in range(len(scores)):
+        k = 0 if len(row_ptr) == 2 else i
+        hopeless = not free[k]
+        for at in range(row_ptr[k], row_ptr[k + 1]):
+            if not hopeless:
+                break
+            hopeless = scores[i, token[at]] == minus_infinity
+        if hopeless:
+            return HOPELESS
+    _erase(out, old[0], old[1], minus_infinity)
     for i in range(len(out)):
         k = 0 if len(row_ptr) == 2 else i
         for at in range(row_ptr[k], row_ptr[k + 1]):
             out[i, token[at]] = 0 if free[k] else scores[i, token[at]]
-
-
-@filling_kernel
-def _is_hopeless(scores, row_ptr, token, free, minus_infinity):
-    """Whether some row that is not free has -inf at all its tokens."""
-    for i in range(len(scores)):
-        k = 0 if len(row_ptr) == 2 else i
-        found = free[k]
-        for at in range(row_ptr[k], row_ptr[k + 1]):
-            if found:
-                break
-            found = scores[i, token[at]] != minus_infinity
-        if not found:
-            return True
-    return False
+    return FINE
