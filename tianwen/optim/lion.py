@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from tianwen.errors import InputError
 from tianwen.optim.sign_optimizer import SignOptimizer
 from tianwen.optim.tiger import EmbeddingUpdate, Nonfinite, Rounding
@@ -24,7 +26,7 @@ class Lion(SignOptimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 1e-4,
+        lr: float | Tensor = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
         *,

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from torch import Tensor
+
 from tianwen.optim.sign_optimizer import SignOptimizer
 
 EmbeddingUpdate = Literal["plain", "lazy", "stale", "adam"]
@@ -42,7 +44,7 @@ class Tiger(SignOptimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         beta: float = 0.965,
         weight_decay: float = 0.01,
         *,
