@@ -35,4 +35,6 @@ def small_pictures(count: int = 24) -> Pictures:
 
 def small_settings(**changes) -> TrainDrawSettings:
     """Some milliseconds a step; a short schedule."""
-    return TrainDrawSettings(**{"steps": 6, "batch": 4, "side": SIDE, "width": 8, "blocks": 1, "times": 50, **changes})
+    return TrainDrawSettings(
+        **{"steps": 6, "batch": 4, "side": SIDE, "width": 8, "blocks": 1, "times": 20, "samples_every": 100, **changes}
+    )
