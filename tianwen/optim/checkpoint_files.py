@@ -39,6 +39,8 @@ class Checkpoint:
     folder: Path | None = None
     content: dict[Path, Any] = field(default_factory=dict, repr=False)
     """What torch.load gave, by file: a repaired file is written from it."""
+    certain: frozenset[str] = frozenset()
+    """Names of tables that a live model told by the type of its modules."""
 
 
 def open_checkpoint(source: str | Path | nn.Module | Mapping[str, Tensor]) -> Checkpoint:
@@ -46,17 +48,21 @@ def open_checkpoint(source: str | Path | nn.Module | Mapping[str, Tensor]) -> Ch
 
     Raises InputError if there is nothing to open and ModelError if a file is damaged; never executes a pickle.
     """
+    certain: set[str] = set()
     if isinstance(source, nn.Module):
+        modules = source.named_modules()
+        certain = {f"{name}.weight".lstrip(".") for name, m in modules if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
         source = source.state_dict()
     if isinstance(source, Mapping):
-        return Checkpoint({name: StoredTensor.in_memory(name, t) for name, t in flat_tensors(source).items()})
+        tensors = {name: StoredTensor.in_memory(name, t) for name, t in flat_tensors(source).items()}
+        return Checkpoint(tensors, certain=frozenset(certain))
     path = Path(source)
     if not path.exists():
         raise InputError(f"There is no checkpoint at {path}. Give a weights file or the folder that holds one.")
     files = [path] if path.is_file() else weight_files(path)
     if path.is_file() and path.name.endswith(".index.json"):
         files = _shards(path)
-    tensors: dict[str, StoredTensor] = {}
+    tensors = {}
     content: dict[Path, Any] = {}
     for file in files:
         if _is_torch(file):
@@ -129,7 +135,7 @@ def load_torch(file: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{file} is damaged, or holds more than tensors and plain values, which is never executed here. "
-            "Save it again as torch.save(model.state_dict(), ...) or as safetensors."
+            "Copy it again, or save it as torch.save(model.state_dict(), ...) or safetensors."
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -15,7 +15,8 @@ deviation over rows of normal noise, .211 / sqrt(dim)):
     wall    more than half of its components are beyond .9 W
     shape   R >= 2 R_ref and it is flatter than any noise: flatness >= max(.91, ordinary + 5 s)
     both    R >= max(2.5 R_ref, 1.15 B) and flatness >= ordinary + 2 s
-    size    R >= max(5 R_ref, 1.6 B), and not by a few large components: flatness >= .5 ordinary, or one at the wall
+    size    R >= max(5 R_ref, 1.6 B), in tables of few rows or few components 20 R_ref; and not because of a few large
+            components: flatness >= .5 ordinary, or one beyond .9 W
 """
 
 from __future__ import annotations
@@ -32,17 +33,18 @@ WARN_RATIO, ERROR_RATIO = 5.0, 20.0
 """Size of rare rows against frequent ones: the signature long before the wall."""
 _FLAT = 0.91  # uniform noise has .866
 _FLATNESS_DEVIATION = 0.211  # times dim^-1/2, over rows of normal noise
-_FEWEST_ROWS = 8
+_FEWEST_ROWS, _FEW_ROWS = 8, 32
+_NARROW = 16  # rows of fewer components may be flat by chance
 _MANY_ROWS = 200  # below this the tail's curvature cannot be estimated
 
 
-def logistic_law(steps: float, start: float, *, lr: float, wall: float) -> float:
+def logistic_law(steps: float | int, start: float | int, *, lr: float, wall: float | int) -> float:
     """RMS of a silent row after `steps` updates of Tiger with relative learning rate `lr`."""
     return wall / (1 + (wall / start - 1) * math.exp(-lr * steps))
 
 
 def steps_until_half(
-    rms: Float[np.ndarray, " rows"], *, lr: float, wall: float, relative: bool = True
+    rms: Float[np.ndarray, " rows"], *, lr: float, wall: float | int, relative: bool = True
 ) -> Float[np.ndarray, " rows"]:
     """Silent steps until a row of this RMS stands at half the wall; 0 if it is there, infinite for a row of zeros.
 
@@ -96,10 +98,15 @@ def find_drift(statistics: RowStatistics) -> Drift:
         return Drift(ordinary, by_wall, nothing, nothing)
     with np.errstate(invalid="ignore"):
         shape = (rms >= 2 * ordinary.rms) & (flatness >= max(_FLAT, ordinary.flatness + 5 * noise))
-        both = (rms >= max(2.5 * ordinary.rms, 1.15 * ordinary.bound)) & (flatness >= ordinary.flatness + 2 * noise)
-        size = rms >= max(WARN_RATIO * ordinary.rms, 1.6 * ordinary.bound)
+        both = (
+            (dim >= _NARROW)
+            & (rms >= max(2.5 * ordinary.rms, 1.15 * ordinary.bound))
+            & (flatness >= ordinary.flatness + 2 * noise)
+        )
+        sure = dim >= _NARROW and ordinary.count >= _FEW_ROWS
+        size = rms >= max((WARN_RATIO if sure else ERROR_RATIO) * ordinary.rms, 1.6 * ordinary.bound)
         size &= (flatness >= 0.5 * ordinary.flatness) | (statistics.saturated > 0)
-    return Drift(ordinary, by_wall, (shape | both) & usable, size & usable)
+    return Drift(ordinary, by_wall, (shape | both) & usable & (dim >= _NARROW), size & usable)
 
 
 def ordinary_rows(rms: Float[np.ndarray, " rows"], flatness: Float[np.ndarray, " rows"], *, dim: int) -> Ordinary:
@@ -107,7 +114,8 @@ def ordinary_rows(rms: Float[np.ndarray, " rows"], flatness: Float[np.ndarray, "
 
     The bound follows the rows' own spread: excess over the median of log RMS at tail probability p is taken as
     a (ln 1/2p)^b, with a and b from the quantiles .75 and .95 (b = 1: a power law of frequency, .74: log-normal), which
-    a few per cent of drifting rows do not move; p = 1/rows gives the largest.
+    a few per cent of drifting rows do not move; p = 1/rows gives the largest. Where one row in twenty or more stands
+    apart (trained rows among unused ones), b is large and size alone says nothing.
     """
     plain = flatness < _FLAT
     chosen = plain if plain.sum() >= max(_FEWEST_ROWS, 0.005 * len(rms)) else np.ones_like(plain)
@@ -118,7 +126,7 @@ def ordinary_rows(rms: Float[np.ndarray, " rows"], flatness: Float[np.ndarray, "
     noise = 0.674 * (2 * dim) ** -0.5  # of the upper quartile, if all rows had the same distribution
     spread = max(q75 - middle, noise)
     curve = np.log(max(q95 - middle, spread) / spread) / math.log(math.log(10) / math.log(2))
-    curve = float(np.clip(curve, 0.5, 2.0)) if len(rms) >= _MANY_ROWS else 1.0
+    curve = float(np.clip(curve, 0.5, 6.0)) if len(rms) >= _MANY_ROWS else 1.0
     excess = spread * (math.log(max(len(rms), 4) / 2) / math.log(2)) ** curve
     bound = math.exp(min(middle + excess, 700.0))
     return Ordinary(float(np.exp(middle)), float(np.median(flatness)), bound, len(rms))

@@ -69,8 +69,8 @@ class EmbeddingHealth:
         *,
         optimizer: str | Path | Mapping[str, Any] | None = None,
         counts: str | Path | Sequence[float] | np.ndarray | None = None,
-        weight_decay: float | None = None,
-        lr: float | None = None,
+        weight_decay: float | int | None = None,
+        lr: float | int | None = None,
         tokenizer: str | Path | None = None,
         tables: Sequence[str] = (),
         progress: Progress | None = None,
@@ -88,7 +88,7 @@ class EmbeddingHealth:
         checkpoint = open_checkpoint(source)
         names = read_token_names(Path(tokenizer)) if tokenizer is not None else find_token_names(checkpoint.folder)
         vocabulary = vocabulary_of(checkpoint.folder) or (1 + max(names) if names else None)
-        found = find_tables(checkpoint.tensors, vocabulary=vocabulary, names=tables)
+        found = find_tables(checkpoint.tensors, vocabulary=vocabulary, names=tables, certain=checkpoint.certain)
         remarks = [f"{t.name} has no rows and was left out" for t in found if not all(t.shape)]
         found = [table for table in found if all(table.shape)]
         if not found:
@@ -110,7 +110,7 @@ class EmbeddingHealth:
     def token(self, table: TableHealth, row: int) -> str | None:
         """The name of a row's token; None for tables of positions and the like, and without a tokenizer."""
         is_vocabulary = self.names and table.shape[0] > max(self.names) * 0.9
-        return self.names.get(int(row)) if is_vocabulary else None
+        return self.names.get(row) if is_vocabulary else None
 
     def worst(self, table: TableHealth, limit: int = MOST_LISTED) -> list[dict[str, Any]]:
         """The largest drifting rows: id, token, rms, times the ordinary RMS, flatness, share saturated, steps left."""
@@ -121,7 +121,7 @@ class EmbeddingHealth:
             steps = steps_until_half(rms, lr=wall.lr, wall=wall.at, relative=wall.relative)
         return [
             {
-                "id": int(row),
+                "id": row,
                 "token": self.token(table, row),
                 "rms": float(size),
                 "times_ordinary": float(size / table.drift.ordinary.rms) if table.drift.ordinary.rms else None,
@@ -130,7 +130,7 @@ class EmbeddingHealth:
                 "steps_until_half": int(left) if math.isfinite(left) else None,
                 "count": None if self.counts_for(table) is None else float(self.counts_for(table)[row]),  # type: ignore[index]
             }
-            for row, size, left in zip(ids, rms, steps, strict=True)
+            for row, size, left in zip(ids.tolist(), rms, steps, strict=True)
         ]
 
     def counts_for(self, table: TableHealth) -> np.ndarray | None:
@@ -175,8 +175,8 @@ class _Examination:
 
     momenta: Mapping[str, Momentum]
     counts: np.ndarray | None
-    weight_decay: float | None
-    lr: float | None
+    weight_decay: float | int | None
+    lr: float | int | None
     progress: Progress | None
 
     def __call__(self, table: StoredTensor) -> TableHealth:
@@ -288,6 +288,6 @@ def _name(source: Source) -> str:
     return type(source).__name__
 
 
-def _check(name: str, value: float | None) -> None:
+def _check(name: str, value: float | int | None) -> None:
     if value is not None and not (math.isfinite(value) and value >= 0):
         raise InputError(f"{name} is {value}; it must be a number >= 0.")

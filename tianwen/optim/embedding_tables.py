@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from tianwen.errors import InputError
@@ -20,23 +20,28 @@ _SAYS_TABLE = re.compile(
     r"|^(?:wte|wpe|wte_?\d*|shared|tokens|segments|tok_embeddings|embedder|vocab|codebook|lookup)$",
     re.I,
 )
-_SAYS_LAYER = re.compile(r"proj|linear|mapping|dense|conv|patch|norm|bias|lora|\bfc|mlp|^\d+$", re.I)
+_SAYS_LAYER = re.compile(r"proj|linear|mapping|dense|conv|patch|norm|bias|lora|\bfc|mlp", re.I)
 _WRAPPERS = {"weight", "weights", "embedding", "data", "tensor", "original", "parametrizations", "module"}
 _MANY_ROWS, _TALL = 1000, 8
 
 
 def find_tables(
-    tensors: Mapping[str, StoredTensor], *, vocabulary: int | None = None, names: Sequence[str] = ()
+    tensors: Mapping[str, StoredTensor],
+    *,
+    vocabulary: int | None = None,
+    names: Sequence[str] = (),
+    certain: Collection[str] = (),
 ) -> list[StoredTensor]:
     """The embedding tables, in the order of the checkpoint; with `names` (whole names, or their last parts) just those.
 
-    vocabulary: number of tokens, if known: a matrix with as many rows is a table whatever its name. Raises InputError
-    for a name that is not there or no matrix, and if no tensor looks like a table.
+    vocabulary: number of tokens, if known: a matrix with as many rows is a table whatever its name. certain: names of
+    tensors that are tables for sure. Raises InputError for a name that is not there or no matrix, and if no tensor
+    looks like a table.
     """
     if names:
         return list({table.name: table for name in names for table in _named(tensors, name)}.values())
     matrices = [t for t in tensors.values() if is_matrix(t)]
-    tables = [t for t in matrices if _looks_like_table(t, vocabulary)]
+    tables = [t for t in matrices if t.name in certain or _looks_like_table(t, vocabulary)]
     if not tables and len(matrices) == 1:
         tables = matrices
     if not tables:

@@ -23,7 +23,7 @@ from tianwen.optim.stored_tensors import StoredTensor
 NORMAL_FLATNESS = (2 / np.pi) ** 0.5
 NEAR = 0.9
 """A component beyond this share of the wall counts as saturated."""
-_CHUNK = 4_000_000  # components at a time: 16 MB as fp32, a few copies of it at once
+_CHUNK = 1_000_000  # components at a time: 4 MB as fp32, a few copies of it at once
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class RowStatistics:
 
 
 def row_statistics(
-    table: StoredTensor, *, wall: float | None = None, progress: Callable[[int, int], None] | None = None
+    table: StoredTensor, *, wall: float | int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> RowStatistics:
     """Read the table once, some million components at a time. progress is told (rows done, rows)."""
     rows, dim = table.shape
@@ -64,7 +64,7 @@ def row_statistics(
     return RowStatistics(out[0], out[1], out[2], *out[3:].astype(np.int64), dim=dim)
 
 
-def _of_chunk(chunk: Float[Tensor, " rows dim"], wall: float | None) -> Float[np.ndarray, " 6 rows"]:
+def _of_chunk(chunk: Float[Tensor, " rows dim"], wall: float | int | None) -> Float[np.ndarray, " 6 rows"]:
     # fp32 holds every value of the smaller types; squares are summed in fp64, because 1e30 squared is no fp32.
     size = (chunk if chunk.dtype in (torch.float32, torch.float64) else chunk.float()).abs()  # [rows, dim]
     bad = ~torch.isfinite(size)

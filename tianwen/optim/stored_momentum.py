@@ -31,7 +31,7 @@ _SECOND = ("exp_avg_sq", "second_moment", "v", "nu", "exp_inf")
 _WRAPPERS = ("optimizer", "optimiser", "optimizer_state_dict", "optimiser_state_dict", "optimizer_states", "optim")
 _HEAD = re.compile(r"head|output|embed_out|decoder", re.I)
 QUIET = 1e-5
-_CHUNK = 4_000_000
+_CHUNK = 1_000_000
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from jaxtyping import Float
 
 from tianwen.errors import InputError
+from tianwen.optim.checkpoint_files import load_torch
 
 _HOW = "A file of counts is .npy, .json, .txt, .tsv, .csv or .pt, with one number >= 0 a token id."
 
@@ -33,7 +33,7 @@ def read_counts(path: str | Path, names: Mapping[int, str] | None = None) -> Flo
             case ".npy":
                 values = np.load(path, allow_pickle=False)
             case ".pt" | ".pth":
-                values = torch.as_tensor(torch.load(path, map_location="cpu", weights_only=True)).numpy()
+                values = torch.as_tensor(load_torch(path)).numpy()
             case ".json":
                 values = _from_json(json.loads(path.read_text(encoding="utf-8")), names or {})
             case ".txt" | ".tsv" | ".csv":
@@ -45,7 +45,7 @@ def read_counts(path: str | Path, names: Mapping[int, str] | None = None) -> Flo
         raise InputError(f"There is no file of counts at {path}.") from None
     except InputError:
         raise
-    except (ValueError, TypeError, EOFError, RuntimeError, RecursionError, pickle.UnpicklingError) as error:
+    except (ValueError, TypeError, EOFError, RuntimeError, RecursionError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"The counts of {path} cannot be read ({first}). {_HOW}") from error
     return checked_counts(counts, str(path))
