@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sys
 
-from tianwen.cli import asking, bench, health, knowledge_base, language
+from tianwen.cli import asking, bench, draw, health, knowledge_base, language
 from tianwen.cli.commands import app
 
-__all__ = ["app", "asking", "bench", "health", "knowledge_base", "language", "main"]
+__all__ = ["app", "asking", "bench", "draw", "health", "knowledge_base", "language", "main"]
 
 
 def main() -> None:
