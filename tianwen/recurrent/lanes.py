@@ -16,8 +16,6 @@ bfloat16 arrays are given as uint16: their bits. Values are float32 as soon as t
 ties to even, when they are stored.
 """
 
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportCallIssue=false
-
 from __future__ import annotations
 
 import math
@@ -36,8 +34,11 @@ LINE = 64
 """Bytes of a line of the cache."""
 INT, LONG, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
+emitted: Any = intrinsic
+emitted_for_literals: Any = intrinsic(prefer_literal=True)  # pyright: ignore[reportCallIssue]
 
-@intrinsic
+
+@emitted
 def fma(typing, a, b, c):
     """a * b + c, rounded once."""
 
@@ -47,7 +48,7 @@ def fma(typing, a, b, c):
     return a(a, b, c), emit
 
 
-@intrinsic
+@emitted
 def fnma(typing, a, b, c):
     """c - a * b, rounded once."""
 
@@ -57,7 +58,7 @@ def fnma(typing, a, b, c):
     return a(a, b, c), emit
 
 
-@intrinsic(prefer_literal=True)
+@emitted_for_literals
 def load(typing, stream, array, index):
     """array[index] of a flat array, as a float; `stream` is a literal number."""
     half = array.dtype == types.uint16
@@ -70,7 +71,7 @@ def load(typing, stream, array, index):
     return result(stream, array, index), emit
 
 
-@intrinsic(prefer_literal=True)
+@emitted_for_literals
 def store(typing, stream, array, index, value):
     """array[index] = value of a flat array, rounded to its dtype; `stream` is a literal number."""
     half = array.dtype == types.uint16
@@ -84,7 +85,7 @@ def store(typing, stream, array, index, value):
     return types.void(stream, array, index, taken), emit
 
 
-@intrinsic
+@emitted
 def prefetch(typing, array, index):
     """Ask for the line of array[index] to be brought to the second cache; the index may lie outside."""
 
@@ -99,7 +100,7 @@ def prefetch(typing, array, index):
     return types.void(array, index), emit
 
 
-@intrinsic
+@emitted
 def store_past_cache(typing, target, at, source, begin, count):
     """target[at:at + count] = source[begin:begin + count] of one dtype, in whole lines; target + at begins a line."""
     size = target.dtype.bitwidth // 8
@@ -120,7 +121,7 @@ def store_past_cache(typing, target, at, source, begin, count):
     return types.void(target, types.int64, source, types.int64, types.int64), emit
 
 
-@intrinsic
+@emitted
 def fence(typing):
     """Let nobody pass before all stores have arrived, those past the cache too."""
 
@@ -160,7 +161,7 @@ def _narrowed(builder: Any, value: Any) -> Any:
     return builder.trunc(chosen, ir.IntType(16))
 
 
-@intrinsic
+@emitted
 def _power_of_two(typing, exponent):
     """2 ** exponent for whole float32 from -126 to 127."""
 

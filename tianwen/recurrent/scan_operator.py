@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tianwen.errors import InputError
 from tianwen.recurrent import scan_cpu, scan_torch
 
 SCHEMA = "(Tensor u, Tensor lam, Tensor? gamma, Tensor? h0, Tensor? reset, Tensor? lengths, bool reverse)"
@@ -111,3 +112,13 @@ def _gradients(ctx: Any, dx: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]
 
 
 scan_operator.register_autograd(_gradients, setup_context=_save)
+
+
+def _second(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    raise InputError(
+        "A second derivative went through linear_scan, which has a first one only. Detach its gradient, or compute "
+        "this penalty from the layer's inputs and outputs."
+    )
+
+
+scan_backward.register_autograd(_second)

@@ -51,4 +51,4 @@ def complex_of(planar: Num[np.ndarray, " *axes doubled"]) -> Num[np.ndarray, " *
 
 def planar_of(numbers: Num[np.ndarray, " *axes channels"]) -> Num[np.ndarray, " *axes doubled"]:
     """The opposite of `complex_of`."""
-    return np.concatenate([numbers.real, numbers.imag], axis=-1)
+    return np.concatenate([np.real(numbers), np.imag(numbers)], axis=-1)
