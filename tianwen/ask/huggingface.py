@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
@@ -32,6 +31,10 @@ from tianwen.errors import InputError
 
 NEARBY = 64
 """How many rows before and behind its own place a row's past is looked for; beyond it the row is read from the root."""
+
+
+NEVER = np.empty(0, np.bool_)
+"""Instead of which children complete an entry: every END does."""
 
 
 class Step(NamedTuple):
@@ -64,34 +67,31 @@ class CatalogueReader:
         self.ends = [_at_least(0, end, "eos_token_id") for end in ends]
         self._end_ids = np.array(self.ends, np.int64)
         self.sources = int(getattr(constraint, "sources", 1))  # roots: one, or for some constraints one a prompt
+        self._ends_once = isinstance(constraint, CatalogueTrie)
         self._known: _Known | None = None
         if not len(constraint.allowed(constraint.root(self.sources))[1]):
             raise InputError("The catalogue is empty, so nothing may be written. Build it from at least one entry.")
 
     def step(self, written: Int64[np.ndarray, " B t"], pad: int) -> Step:
         """The model's tokens that each row may take behind what was written."""
-        written = np.ascontiguousarray(written)
+        written = np.array(written, order="C")  # to be kept: what is given may be written on
         if written.shape[1] == 0 and self.sources == 1:  # where every search begins: one list serves all rows
             state, over = self.constraint.root(1), np.zeros(1, np.bool_)
         else:
             state, over = self._states(written)
         children = self.constraint.allowed(state)
-        self._known = _Known(written.copy(), *children)
+        self._known = _Known(written, *children)
         return self.offered(state, over, children, pad)
 
     def _states(self, written: Int64[np.ndarray, " B t"]) -> tuple[State, Bool[np.ndarray, " B"]]:
         """The state of each row and whether it is over (its state then is dead)."""
         rows, length = written.shape
-        place, over = np.empty(rows, np.int64), np.empty(rows, np.bool_)
-        known = self._known
+        over, known = np.empty(rows, np.bool_), self._known
         if known is None or known.written.shape[1] != length - 1:
             known = _Known(written[:0], np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.int64))
-        lists = known.row_ptr, known.token
-        if _follow(written, self._end_ids, (self.sources, known.written), lists, (place, over)):
-            state = np.full((rows, *known.after.shape[1:]), -1, np.int64)
-            parts = math.prod(known.after.shape[1:])
-            _take(known.after.reshape(len(known.token), parts), place, state.reshape(rows, parts))
-        else:
+        state = np.empty((rows, *known.after.shape[1:]), np.int64)
+        lists = known.row_ptr, known.token, _table(known.after)
+        if not _follow(written, self._end_ids, (self.sources, known.written), lists, (_table(state), over)):
             state = self.constraint.walk(written, np.where(over, 0, length))
             state[over] = -1
         return state, over
@@ -118,7 +118,7 @@ class CatalogueReader:
         shown = np.empty(len(row_ptr), np.int64), np.empty(len(token) + len(over), np.int32)
         free = np.empty(len(over), np.bool_)
         marks = np.array([self.constraint.end_id, pad], np.int64), self._end_ids
-        listed = row_ptr, token, self.constraint.is_terminal(after)
+        listed = row_ptr, token, NEVER if self._ends_once else self.constraint.is_terminal(after)
         foreign = _show(listed, over, marks, shown, free)
         if foreign >= 0:
             raise InputError(
@@ -257,10 +257,13 @@ def tokenized_catalogue(
     return CatalogueTrie.build(pointers(np.array([len(tokens) for tokens in ids])), flat, end_id=end)
 
 
+def _table(state: State) -> Int64[np.ndarray, " n parts"]:
+    """The same states, their parts as columns."""
+    return state.reshape(len(state), math.prod(state.shape[1:]))
+
+
 def _on_cpu(ids: Int[Tensor, " *shape"]) -> Int64[np.ndarray, " *shape"]:
-    if ids.dtype == torch.int64 and ids.device.type == "cpu":
-        return ids.numpy()
-    return ids.to("cpu", torch.int64).numpy()
+    return (ids if ids.is_cpu else ids.cpu()).numpy().astype(np.int64, copy=False)
 
 
 def _at_least(least: int, value: int, name: str) -> int:
@@ -271,17 +274,19 @@ def _at_least(least: int, value: int, name: str) -> int:
 
 @filling_kernel
 def _follow(ids, ends, origin, children, found):
-    """Where each row stands among the children of the step before, and whether it is over; False if some row is new.
+    """The state of each row out of the children of the step before, and whether it is over; False if some row is new.
 
     The row that it goes on from is found by comparing. Rows of different roots (`sources` equal shares of all rows) are
-    never taken for each other. A row that is over or has left the catalogue stands nowhere: -1.
+    never taken for each other. A row that is over or has left the catalogue is dead: -1.
     """
     sources, known = origin
-    row_ptr, token = children
-    place, over = found
+    row_ptr, token, after = children
+    state, over = found
     last, all_known = ids.shape[1] - 1, True
     for i in range(len(ids)):
-        place[i], over[i] = -1, False
+        over[i] = False
+        for part in range(state.shape[1]):
+            state[i, part] = -1
         for k in range(last + 1):
             for end in ends:
                 over[i] = over[i] or ids[i, k] == end
@@ -310,17 +315,9 @@ def _follow(ids, ends, origin, children, found):
             else:
                 high = middle
         if low < row_ptr[row + 1] and token[low] == ids[i, last]:
-            place[i] = low
-    return all_known
-
-
-@filling_kernel
-def _take(after, place, state):
-    """state[i] = after[place[i]], where there is a place."""
-    for i in range(len(place)):
-        if place[i] >= 0:
             for part in range(state.shape[1]):
-                state[i, part] = after[place[i], part]
+                state[i, part] = after[low, part]
+    return all_known
 
 
 @filling_kernel
@@ -334,7 +331,7 @@ def _show(listed, over, marks, shown, free):
         at = shown_ptr[i]
         for k in range(row_ptr[i], row_ptr[i + 1]):
             shown_token[at] = token[k]
-            if terminal[k] and token[k] == end_id:
+            if token[k] == end_id and (len(terminal) == 0 or terminal[k]):
                 shown_token[at] = ends[0]
             else:
                 for end in ends:

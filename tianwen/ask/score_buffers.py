@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ MINUS_INFINITY = {
 }
 """As it stands in the arrays of `_array`, for the types that the kernels know."""
 
+_COUNT = getattr(torch._C, "_storage_Use_Count", None)
+
 FINE, UNFIT, HOPELESS = 0, 1, 2
 
 NOTHING = np.zeros(2, np.int64), np.zeros(0, np.int32)
@@ -55,8 +58,10 @@ class _Buffer:
     """
 
     scores: Tensor
+    kind: tuple[Any, ...]  # shape, type and device
     array: np.ndarray | None
     written: tuple[np.ndarray, np.ndarray] | Tensor | None
+    memory: Any  # its storage, as PyTorch counts the owners of
     owners: int
     version: int
 
@@ -66,12 +71,8 @@ class _Buffer:
         with torch.inference_mode(False):  # a tensor of inference mode would not count how often it is written to
             fresh = torch.full(scores.shape, -math.inf, dtype=scores.dtype, device=scores.device)
         array = _array(fresh) if _is_known(fresh) else None
-        return cls(fresh, array, NOTHING, _owners(fresh), fresh._version)
-
-    def fits(self, like: Tensor) -> bool:
-        """Whether it is of this shape, type and device."""
-        mine = self.scores
-        return mine.shape == like.shape and mine.dtype == like.dtype and mine.device == like.device
+        memory = fresh.untyped_storage()
+        return cls(fresh, _kind(scores), array, NOTHING, memory, _owners(memory), fresh._version)
 
     def forget(self) -> tuple[np.ndarray, np.ndarray]:
         """Lists of what is still to be erased; until it is handed out again, nobody knows what is in it."""
@@ -174,10 +175,11 @@ class ScoreBuffers:
 
     def _free(self, like: Tensor) -> _Buffer:
         """A kept tensor that fits and is not in use, or a new one."""
-        if self._kept and not self._kept[0].fits(like):
+        kind = _kind(like)
+        if self._kept and self._kept[0].kind != kind:
             self._kept.clear()
         for buffer in self._kept:
-            if _owners(buffer.scores) == buffer.owners:
+            if _owners(buffer.memory) == buffer.owners:
                 return buffer
         fresh = _Buffer.like(like)
         if len(self._kept) < KEPT and fresh.owners > 0:
@@ -204,14 +206,17 @@ def _log_softmax(values: Float[Tensor, " m"], row: Int64[Tensor, " m"], rows: in
     return (shifted - total.log()[row]).to(values.dtype)
 
 
-def _owners(tensor: Tensor) -> int:
-    """How many tensors share the memory; 0 where PyTorch does not tell, and then nothing is ever used again."""
-    count = getattr(torch._C, "_storage_Use_Count", None)
-    return 0 if count is None else int(count(tensor.untyped_storage()._cdata))
+def _owners(memory: Any) -> int:
+    """How many own the memory; 0 where PyTorch does not tell, and then nothing is ever used again."""
+    return 0 if _COUNT is None else _COUNT(memory._cdata)
+
+
+def _kind(scores: Tensor) -> tuple[Any, ...]:
+    return scores.shape, scores.dtype, scores.device
 
 
 def _is_known(scores: Tensor) -> bool:
-    return scores.device.type == "cpu" and scores.dtype in MINUS_INFINITY
+    return scores.is_cpu and scores.dtype in MINUS_INFINITY
 
 
 def _array(scores: Tensor) -> np.ndarray:
@@ -229,7 +234,7 @@ def _erase(out, row_ptr, token, minus_infinity):
 
 @filling_kernel
 def _write(out, scores, lists, old, minus_infinity):
-    """Erase the old lists from `out` and copy the scores of the new ones, 0 for free rows; FINE, UNFIT or HOPELESS.
+    """Erase the old lists from `out`, copy the scores of the new ones (0 for free rows); FINE, UNFIT or HOPELESS.
 
     HOPELESS: a row that is not free has -inf at all its tokens. An `out` without rows is left alone.
     """
