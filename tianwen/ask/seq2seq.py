@@ -123,7 +123,9 @@ class AskModel(nn.Module):
         generated = logits[wanted_row, wanted] - torch.logsumexp(logits, dim=-1)[wanted_row]
         if not self.config.copying:
             return generated
-        scores = torch.einsum("rc,rsc->rs", linear(states, self.copy_query.weight), copy_keys[owner]).float()
+        # Not copy_keys[owner]: the gradient of that is summed by threads that race, in an order that changes its bits.
+        keys = copy_keys.index_select(0, owner)  # [rows, source, copy]
+        scores = torch.einsum("rc,rsc->rs", linear(states, self.copy_query.weight), keys).float()
         scores = scores * self.config.copy_width**-0.5
         ids = source_ids[owner]  # [rows, source]
         attention = scores.masked_fill(ids < 0, float("-inf")).softmax(dim=-1)
