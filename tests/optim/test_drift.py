@@ -19,7 +19,7 @@ from tianwen.optim.stored_tensors import StoredTensor
 
 
 def drift_of(table: Tensor, *, wall: float | None = WALL) -> Drift:
-    return find_drift(row_statistics(StoredTensor.in_memory("table", table), wall=wall))
+    return find_drift(row_statistics(StoredTensor.in_memory("table", table), wall=wall), wall=wall)
 
 
 def test_a_silent_row_of_tiger_follows_the_logistic_law():

@@ -120,12 +120,26 @@ def test_counts_give_deciles_and_the_ratio():
     counts = np.arange(1000, 0, -1)
     health = EmbeddingHealth.of({"emb.weight": table}, counts=counts)
     deciles = health.tables[0].deciles
-    assert deciles is not None
-    assert [decile.counts for decile in deciles][::9] == [(901, 1000), (1, 100)]
-    assert deciles[8].median == pytest.approx(0.5, rel=1e-3)
+    assert [group.counts for group in deciles.groups][::9] == [(901, 1000), (1, 100)]
+    assert deciles.groups[8].median == pytest.approx(0.5, rel=1e-3)
     assert health.tables[0].rare_over_frequent == pytest.approx(25, rel=0.05)
     assert any(f.kind == "rare over frequent" and f.severity == "error" for f in health.tables[0].findings)
     assert "frequency decile" in health.text()
+
+
+def test_without_counts_the_ids_are_taken_for_the_order_of_frequency():
+    table = torch.randn(3000, 16) * 0.02 * torch.logspace(0, 1.5, 3000)[:, None]
+    health = EmbeddingHealth.of({"emb.weight": table})
+    assert [finding.kind for finding in health.tables[0].findings] == ["late over early"]
+    assert health.verdict == "warning"
+    assert EmbeddingHealth.of({"emb.weight": table.flip(0)}).verdict == "healthy"
+
+
+def test_a_table_that_drifted_as_a_whole_is_an_error_without_counts():
+    table = torch.randn(3000, 32) * 0.1 * torch.logspace(0, 2.7, 3000)[torch.randperm(3000)][:, None]
+    health = EmbeddingHealth.of({"emb.weight": table})
+    assert [finding.kind for finding in health.tables[0].findings if finding.severity == "error"] == ["far rows"]
+    assert (health.tables[0].statistics.rms[found_in(health)] > 10).all()
 
 
 def test_named_tables_only():

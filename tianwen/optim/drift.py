@@ -13,10 +13,11 @@ Notation
 A row is found drifting, from its values alone, if one of these holds (flatness: see `row_statistics`; s = its standard
 deviation over rows of normal noise, .211 / sqrt(dim)):
     wall    more than half of its components are beyond .9 W
+    reach   R >= max(.1 W, 5 R_ref): on its way to the wall, whatever the spread
     shape   R >= 2 R_ref and it is flatter than any noise: flatness >= max(.91, ordinary + 5 s)
     both    R >= max(2.5 R_ref, 1.15 B) and flatness >= ordinary + 2 s
-    size    R >= max(5 R_ref, 1.6 B), in tables of few rows or few components 20 R_ref; and not because of a few large
-            components: flatness >= .5 ordinary, or one beyond .9 W
+    size    R >= max(5 R_ref, 1.6 B), in tables of few rows or few components 20 R_ref
+but not because of a few large components: flatness >= .5 ordinary, or one beyond .9 W.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ WARN_RATIO, ERROR_RATIO = 5.0, 20.0
 """Size of rare rows against frequent ones: the signature long before the wall."""
 _FLAT = 0.91  # uniform noise has .866
 _FLATNESS_DEVIATION = 0.211  # times dim^-1/2, over rows of normal noise
+_REACH = 0.1
 _FEWEST_ROWS, _FEW_ROWS = 8, 32
 _NARROW = 16  # rows of fewer components may be flat by chance
 _MANY_ROWS = 200  # below this the tail's curvature cannot be estimated
@@ -73,21 +75,22 @@ class Ordinary:
 
 @dataclass(frozen=True)
 class Drift:
-    """Which rows drift, and by which of the four signs."""
+    """Which rows drift, and by which of the five signs."""
 
     ordinary: Ordinary
     by_wall: Bool[np.ndarray, " rows"]
+    by_reach: Bool[np.ndarray, " rows"]
     by_shape: Bool[np.ndarray, " rows"]
     by_size: Bool[np.ndarray, " rows"]
 
     @property
     def rows(self) -> Bool[np.ndarray, " rows"]:
         """All of them."""
-        return self.by_wall | self.by_shape | self.by_size
+        return self.by_wall | self.by_reach | self.by_shape | self.by_size
 
 
-def find_drift(statistics: RowStatistics) -> Drift:
-    """The drifting rows of a table, see the rules above. Saturation counts only if the statistics had a wall."""
+def find_drift(statistics: RowStatistics, *, wall: float | int | None = None) -> Drift:
+    """The drifting rows of a table, see the rules above; without a wall, by shape and size alone."""
     rms, flatness, dim = statistics.rms, statistics.flatness, statistics.dim
     usable = statistics.finite & (rms > 0)
     noise = _FLATNESS_DEVIATION * dim**-0.5
@@ -95,7 +98,7 @@ def find_drift(statistics: RowStatistics) -> Drift:
     by_wall = 2 * statistics.saturated > dim
     if ordinary.count < _FEWEST_ROWS:
         nothing = np.zeros_like(by_wall)
-        return Drift(ordinary, by_wall, nothing, nothing)
+        return Drift(ordinary, by_wall, nothing, nothing, nothing)
     with np.errstate(invalid="ignore"):
         shape = (rms >= 2 * ordinary.rms) & (flatness >= max(_FLAT, ordinary.flatness + 5 * noise))
         both = (
@@ -105,8 +108,10 @@ def find_drift(statistics: RowStatistics) -> Drift:
         )
         sure = dim >= _NARROW and ordinary.count >= _FEW_ROWS
         size = rms >= max((WARN_RATIO if sure else ERROR_RATIO) * ordinary.rms, 1.6 * ordinary.bound)
-        size &= (flatness >= 0.5 * ordinary.flatness) | (statistics.saturated > 0)
-    return Drift(ordinary, by_wall, (shape | both) & usable & (dim >= _NARROW), size & usable)
+        reach = rms >= max(_REACH * (math.inf if wall is None else wall), WARN_RATIO * ordinary.rms)
+        spread = (flatness >= 0.5 * ordinary.flatness) | (statistics.saturated > 0)
+    usable &= spread
+    return Drift(ordinary, by_wall, reach & usable, (shape | both) & usable & (dim >= _NARROW), size & usable)
 
 
 def ordinary_rows(rms: Float[np.ndarray, " rows"], flatness: Float[np.ndarray, " rows"], *, dim: int) -> Ordinary:

@@ -36,7 +36,7 @@ from tianwen.optim.stored_momentum import (
     row_momentum,
 )
 from tianwen.optim.stored_tensors import StoredTensor
-from tianwen.optim.table_health import TableHealth, Verdict, Wall, as_dict, deciles_of, findings_of
+from tianwen.optim.table_health import Deciles, TableHealth, Verdict, Wall, as_dict, findings_of
 from tianwen.optim.token_counts import checked_counts, read_counts
 from tianwen.optim.token_names import find_token_names, read_token_names
 
@@ -183,17 +183,18 @@ class _Examination:
         momentum = self.momenta.get(table.name)
         wall = self._wall(momentum)
         statistics = self._statistics(table, wall)
-        drift = find_drift(statistics)
+        drift = find_drift(statistics, wall=wall.at)
         if wall.source == "assumed" and (better := _wall_seen(statistics, drift, wall)) != wall:
             wall = better
             statistics = self._statistics(table, wall)
-            drift = find_drift(statistics)
+            drift = find_drift(statistics, wall=wall.at)
         moving: tuple[RowMomentum, bool] | None = None
         if momentum is not None:
             moving = (row_momentum(table, momentum.tensor), momentum.plain)
         rows: tuple[int, int] = (table.shape[0], table.shape[1])
         counts = None if self.counts is None else _fitting(self.counts, rows[0], 0)
-        deciles = None if counts is None else deciles_of(statistics, counts)
+        order = counts if counts is not None else -np.arange(rows[0], dtype=np.float64)
+        deciles = Deciles.of(statistics, order, known=counts is not None)
         return TableHealth(
             table.name,
             rows,

@@ -19,7 +19,7 @@ _MOST_TABLES, _POINTS = 4, 400
 
 def plot(health: EmbeddingHealth, file: Path) -> None:
     """Write the picture. Raises InputError if the name does not end in .svg or the file cannot be written."""
-    panels = [_deciles(table) if table.deciles else _by_size(table) for table in health.tables[:_MOST_TABLES]]
+    panels = [_deciles(table) if table.deciles.known else _by_size(table) for table in health.tables[:_MOST_TABLES]]
     try:
         draw(file, panels, title=f"{Path(health.source).name}: {health.verdict}")
     except OSError as error:
@@ -42,7 +42,7 @@ def _by_size(table: TableHealth) -> Panel:
 
 
 def _deciles(table: TableHealth) -> Panel:
-    deciles = table.deciles or []
+    deciles = table.deciles.groups
     numbers = list(range(1, len(deciles) + 1))
     curves = [
         Curve(numbers, [decile.median for decile in deciles], "median"),

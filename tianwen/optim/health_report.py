@@ -37,7 +37,7 @@ def _table(health: EmbeddingHealth, table: TableHealth, worst: int) -> str:
     lines = [f"{table.name}  {rows:,} x {dim} {table.dtype}: {table.verdict}"]
     lines += [f"  {finding.severity}: {finding.message}" for finding in table.findings]
     lines += [f"  {line}" for line in _measures(table)]
-    if table.deciles:
+    if table.deciles.known:
         lines += [f"  {line}" for line in _deciles(table)]
     if len(table.broken):
         lines.append(f"  not finite: {_names(health, table, table.broken[:_MORE])}{_and_more(len(table.broken))}")
@@ -76,9 +76,8 @@ def _of_wall(wall: Wall) -> str:
 
 
 def _deciles(table: TableHealth) -> list[str]:
-    assert table.deciles is not None
     lines = ["frequency decile  counts                  RMS 10%     median        90%    largest"]
-    for number, d in enumerate(table.deciles, 1):
+    for number, d in enumerate(table.deciles.groups, 1):
         counts = f"{d.counts[0]:,.0f} .. {d.counts[1]:,.0f}"
         lines.append(f"{number:>16}  {counts:<20} {d.q10:>10.4g} {d.median:>10.4g} {d.q90:>10.4g} {d.largest:>10.4g}")
     ratio = table.rare_over_frequent

@@ -4,8 +4,10 @@ Post: 9736
 
 Notation
     W      1/wd, the wall           R, R_ref   RMS of a row, and of the table's ordinary rows (see `drift`)
-    decile d of ten groups of rows by token count, 0 the most frequent
+    decile d of ten groups of rows by token count, 0 the most frequent; without counts by id, as most tokenizers number
+        their tokens by frequency
     rare / frequent: the largest median R of deciles 1..9 over that of decile 0; above 5 a warning, above 20 an error
+        (by id a warning only)
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from tianwen.optim.stored_momentum import RowMomentum
 Severity = Literal["error", "warning", "note"]
 Verdict = Literal["error", "warning", "healthy"]
 
-_WORST_FLATNESS = 0.91
 _UNTRAINED_SHARE = 0.01
+_MANY_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,35 @@ class Decile:
 
 
 @dataclass(frozen=True)
+class Deciles:
+    """Ten groups of rows, the most frequent first; fewer for fewer than ten rows."""
+
+    groups: list[Decile]
+    known: bool
+    """By counts; otherwise by id, which is a guess."""
+
+    @classmethod
+    def of(cls, statistics: RowStatistics, frequency: Float[np.ndarray, " rows"], *, known: bool) -> Deciles:
+        """RMS quantiles of the groups."""
+        order = np.argsort(-frequency, kind="stable")
+        groups = []
+        for ids in np.array_split(order, min(10, len(order))):
+            rms = statistics.rms[ids]
+            rms = rms[np.isfinite(rms) & (rms > 0)]
+            q10, median, q90, largest = np.quantile(rms, [0.1, 0.5, 0.9, 1]) if len(rms) else (0.0, 0.0, 0.0, 0.0)
+            span = (float(frequency[ids].min()), float(frequency[ids].max()))
+            groups.append(Decile(span, len(ids), float(q10), float(median), float(q90), float(largest)))
+        return cls(groups, known)
+
+    @property
+    def ratio(self) -> float | None:
+        """The largest median of the rarer groups over that of the first; None where there is nothing to compare."""
+        if len(self.groups) < 2 or self.groups[0].median == 0:
+            return None
+        return max(group.median for group in self.groups[1:]) / self.groups[0].median
+
+
+@dataclass(frozen=True)
 class TableHealth:
     """One table: what was measured, which rows drift, and the findings."""
 
@@ -72,7 +103,7 @@ class TableHealth:
     statistics: RowStatistics = field(repr=False)
     drift: Drift = field(repr=False)
     wall: Wall
-    deciles: list[Decile] | None
+    deciles: Deciles
     momentum: RowMomentum | None = field(repr=False)
     findings: list[Finding]
     target_rms: float
@@ -103,38 +134,18 @@ class TableHealth:
     @property
     def rare_over_frequent(self) -> float | None:
         """See the notation; None without counts."""
-        return rare_over_frequent(self.deciles)
-
-
-def deciles_of(statistics: RowStatistics, counts: Float[np.ndarray, " rows"]) -> list[Decile]:
-    """RMS quantiles by frequency decile, the most frequent first. Fewer than ten groups for fewer than ten rows."""
-    order = np.argsort(-counts, kind="stable")
-    deciles = []
-    for ids in np.array_split(order, min(10, len(order))):
-        rms = statistics.rms[ids]
-        rms = rms[np.isfinite(rms) & (rms > 0)]
-        q10, median, q90, largest = np.quantile(rms, [0.1, 0.5, 0.9, 1]) if len(rms) else (0.0, 0.0, 0.0, 0.0)
-        span = (float(counts[ids].min()), float(counts[ids].max()))
-        deciles.append(Decile(span, len(ids), float(q10), float(median), float(q90), float(largest)))
-    return deciles
-
-
-def rare_over_frequent(deciles: list[Decile] | None) -> float | None:
-    """The largest median of the rarer deciles over the median of the first."""
-    if not deciles or len(deciles) < 2 or deciles[0].median == 0:
-        return None
-    return max(decile.median for decile in deciles[1:]) / deciles[0].median
+        return self.deciles.ratio if self.deciles.known else None
 
 
 def findings_of(
     statistics: RowStatistics,
     drift: Drift,
     wall: Wall,
-    deciles: list[Decile] | None,
+    deciles: Deciles,
     momentum: tuple[RowMomentum, bool] | None,
 ) -> list[Finding]:
     """Everything worth saying, the worst first. momentum: with whether rows without a gradient take full steps."""
-    found = [*_broken(statistics), *_drifting(statistics, drift, wall), *_ratio(deciles)]
+    found = [*_broken(statistics), *_drifting(statistics, drift), *_ratio(deciles, len(statistics.rms))]
     if momentum is not None:
         found += _silent(*momentum)
     found += _saturated(statistics, drift, wall) + _zeros(statistics)
@@ -149,23 +160,26 @@ def _broken(statistics: RowStatistics) -> list[Finding]:
     return [Finding("error", "not finite", f"{rows:,} {_rows(rows)} {values:,} values that are NaN or infinite")]
 
 
-def _drifting(statistics: RowStatistics, drift: Drift, wall: Wall) -> list[Finding]:
+def _drifting(statistics: RowStatistics, drift: Drift) -> list[Finding]:
     found = []
     rms, ref = statistics.rms, drift.ordinary.rms
     if saturated := int(drift.by_wall.sum()):
         text = f"{saturated:,} {_rows(saturated)} more than half of the components beyond 0.9/wd"
         found.append(Finding("error", "saturated rows", text))
-    flat = drift.by_shape & ~drift.by_wall
+    far = drift.by_reach & ~drift.by_wall
+    if count := int(far.sum()):
+        text = f"{count:,} {_rows(count)} an RMS up to {float(rms[far].max()):.3g}: on the way to 1/wd"
+        found.append(Finding("error", "far rows", text))
+    flat = drift.by_shape & ~drift.by_wall & ~drift.by_reach
     if count := int(flat.sum()):
         top = float(rms[flat].max())
-        near = wall.at is not None and top >= 0.1 * wall.at
-        severity: Severity = "error" if near or top > ERROR_RATIO * ref else "warning"
+        severity: Severity = "error" if top > ERROR_RATIO * ref else "warning"
         text = (
             f"{count:,} {_rows(count)} drifted along a fixed sign vector: flat, and up to {top / ref:.1f} times "
             "as large as ordinary rows"
         )
         found.append(Finding(severity, "drifting rows", text))
-    large = drift.by_size & ~drift.by_wall & ~drift.by_shape
+    large = drift.by_size & ~drift.by_wall & ~drift.by_reach & ~drift.by_shape
     if count := int(large.sum()):
         found.append(_large(statistics, large, drift.ordinary))
     return found
@@ -183,12 +197,19 @@ def _large(statistics: RowStatistics, large: np.ndarray, ordinary: Ordinary) -> 
     return Finding("error" if ratio > ERROR_RATIO else "warning", "large rows", text)
 
 
-def _ratio(deciles: list[Decile] | None) -> list[Finding]:
-    ratio = rare_over_frequent(deciles)
+def _ratio(deciles: Deciles, rows: int) -> list[Finding]:
+    ratio = deciles.ratio
     if ratio is None or ratio <= WARN_RATIO:
         return []
-    text = f"rare rows are {ratio:.1f} times as large as frequent ones (medians of frequency deciles)"
-    return [Finding("error" if ratio > ERROR_RATIO else "warning", "rare over frequent", text)]
+    if deciles.known:
+        text = f"rare rows are {ratio:.1f} times as large as frequent ones (medians of frequency deciles)"
+        return [Finding("error" if ratio > ERROR_RATIO else "warning", "rare over frequent", text)]
+    if rows < _MANY_ROWS:
+        return []
+    text = (
+        f"late ids are {ratio:.1f} times as large as early ones; if tokens are numbered by frequency, rare rows drift"
+    )
+    return [Finding("warning", "late over early", text + " (--counts tells)")]
 
 
 def _silent(momentum: RowMomentum, plain: bool) -> list[Finding]:
@@ -245,7 +266,7 @@ def as_dict(table: TableHealth, worst: list[dict[str, Any]]) -> dict[str, Any]:
         "ordinary_rms": ordinary.rms,
         "largest_natural_rms": ordinary.bound,
         "rare_over_frequent": table.rare_over_frequent,
-        "deciles": None if table.deciles is None else [vars(decile) for decile in table.deciles],
+        "deciles": [vars(group) for group in table.deciles.groups] if table.deciles.known else None,
         "zero_rows": int((statistics.rms == 0).sum()),
         "silent_rows": None if table.momentum is None else int(table.momentum.silent.sum()),
         "broken_rows": table.broken.tolist(),
