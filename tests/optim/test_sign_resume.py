@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tianwen.errors import InputError
 from tianwen.optim.lion import Lion
 from tianwen.optim.param_groups import param_groups_for
 from tianwen.optim.schedule import cosine
@@ -148,3 +149,50 @@ def test_fit_lets_the_optimiser_shrink_what_is_not_finite(tmp_path):
     assert result.skipped == 0
     assert sum(tiger.nonfinite_counts().values()) == 5
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_the_state_of_another_lion_can_be_loaded():
+    p, q = nn.Parameter(torch.zeros(3, 4)), nn.Parameter(torch.ones(3))
+    lion = Lion([p, q], lr=0.1, nonfinite="skip")
+    theirs = {
+        "state": {0: {"exp_avg": torch.ones(3, 4)}},
+        "param_groups": [{"lr": 0.2, "betas": (0.5, 0.9), "weight_decay": 0.0, "params": [0, 1]}],
+    }
+    lion.load_state_dict(theirs)
+    assert lion.param_groups[0]["nonfinite"] == "skip"
+    p.grad = torch.zeros(3, 4)
+    lion.step()
+    torch.testing.assert_close(p.detach(), torch.full((3, 4), -0.2))
+    torch.testing.assert_close(lion.state[p]["exp_avg"], torch.full((3, 4), 0.9))
+
+
+@pytest.mark.parametrize("rule", ["lazy", "stale", "adam"])
+def test_the_rule_for_embeddings_can_be_changed_in_a_running_training(rule):
+    model = model_of(torch.float32)
+    tiger = Tiger(param_groups_for(model), accumulate=2)
+    for step in range(9):
+        if step == 4:
+            for group in tiger.param_groups:
+                group["embedding_update"] = rule
+        give_gradients(model, step)
+        tiger.step()
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("way", [{}, {"fused": False}])
+def test_state_of_another_shape_is_refused_before_anything_is_written(way):
+    p = nn.Parameter(torch.ones(3, 4))
+    tiger = Tiger([("table", p)], **way)
+    p.grad = torch.ones(3, 4)
+    tiger.step()
+    p.grad = None
+    p.data = torch.ones(300, 4)
+    p.grad = torch.ones(300, 4)
+    with pytest.raises(InputError, match="table has the shape \\(300, 4\\), its momentum \\(3, 4\\)"):
+        tiger.step()
+
+
+def test_the_same_groups_serve_two_optimisers():
+    groups = param_groups_for(model_of(torch.float32))
+    Tiger(groups, lr=0.5)
+    assert Lion(groups, lr=0.25).param_groups[0]["lr"] == 0.25

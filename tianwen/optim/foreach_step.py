@@ -38,7 +38,7 @@ def step_together(works: Sequence[Work], blends: Sequence[tuple[float, float]], 
     """One micro-step of each; gives whether its gradient was finite. Those where it was not are unchanged."""
     good = [True] * len(works)
     for numbers in _alike(works).values():
-        wides = [works[number].read() for number in numbers]
+        wides = [works[number].read() for number in numbers] if move else []
         squares, odd = _look([works[number] for number in numbers], wides)
         fine = [i for i, bad in enumerate(odd) if bad == 0]
         for i, number in enumerate(numbers):
@@ -92,7 +92,7 @@ def _look(works: list[Work], wides: list[Tensor]) -> tuple[list[float], list[flo
     """(sums of squares of the weights, which gradients are not finite: above 0), read in one go."""
     both = [_squares(wide) for wide in wides] + [_not_finite(work) for work in works]
     found = _summed(torch.stack(both), works[0].shards)
-    return found[: len(works)], found[len(works) :]
+    return found[: len(wides)], found[len(wides) :]
 
 
 def _absorb(works: list[Work], blends: list[tuple[float, float]], *, move: bool) -> list[Tensor]:

@@ -41,10 +41,12 @@ def can_step(work: Work) -> bool:
         and theta.device.type == "cpu"
         and type(grad) is Tensor
         and grad.dtype == theta.dtype == m.dtype
+        and grad.shape == theta.shape == m.shape
         and grad.layout == torch.strided
         and grad.device == theta.device == m.device
         and not grad.is_neg()
         and _same_layout(work)
+        and _ages_fit(work)
     )
 
 
@@ -54,6 +56,14 @@ def _same_layout(work: Work) -> bool:
     if theta.is_contiguous() and grad.is_contiguous() and m.is_contiguous():
         return True
     return not work.by_rows and theta.stride() == grad.stride() == m.stride() and _dense(theta)
+
+
+def _ages_fit(work: Work) -> bool:
+    """Whether the loops may write into the ages."""
+    if work.update == "plain":
+        return True
+    age = work.state["age"]
+    return age.dtype == torch.int32 and age.shape == work.theta.shape[:1] and age.is_contiguous()
 
 
 def _dense(tensor: Tensor) -> bool:

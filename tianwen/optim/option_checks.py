@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tianwen.errors import InputError
 from tianwen.optim.param_groups import KINDS
 
+TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 CHOICES = {
     "kind": KINDS,
     "embedding_update": ("plain", "lazy", "stale", "adam"),
@@ -44,11 +46,14 @@ def check_parameter(parameter: Tensor, group: Mapping[str, Any], index: int) -> 
     """Raise InputError for a parameter that a sign optimiser cannot step."""
     names = group.get("param_names")
     name = names[index] if names else f"number {index} of its group"
-    if not parameter.is_floating_point():
-        what = "complex: a sign has no meaning there. Store real and imaginary part as real parameters"
-        if not parameter.is_complex():
-            what = f"of type {parameter.dtype}; only floating-point parameters can be trained"
-        raise InputError(f"Parameter {name} is {what}, or leave it to another optimiser.")
+    if parameter.is_complex():
+        raise InputError(
+            f"Parameter {name} is complex: a sign has no meaning there. "
+            "Keep real and imaginary part as real parameters, or leave it to another optimiser."
+        )
+    if parameter.dtype not in TYPES:
+        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in TYPES)
+        raise InputError(f"Parameter {name} is of type {parameter.dtype}; a sign optimiser steps {allowed}.")
     if group["kind"] == "embedding" and parameter.ndim < 2:
         raise InputError(f"Parameter {name} of shape {tuple(parameter.shape)} is no embedding: it has no rows.")
     if group["kind"] == "auto" and group["embedding_update"] == "adam":

@@ -48,6 +48,7 @@ class SignOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, now or later. Raises InputError for options or parameters that cannot be used."""
+        param_group = dict(param_group)  # the caller may give the same groups to another optimiser
         kind = param_group.get("kind", "auto")
         if kind in ("bias", "gain"):
             param_group.setdefault("weight_decay", 0.0)
@@ -75,8 +76,14 @@ class SignOptimizer(torch.optim.Optimizer):
     # State
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave, every tensor in the type it was saved in."""
+        """Restore what `state_dict` gave, every tensor in the type it was saved in.
+
+        The state of another Lion that has `exp_avg` can be loaded too; options it does not know stay as they are.
+        """
+        own = [{**self.defaults, **group} for group in self.param_groups]
         super().load_state_dict(state_dict)
+        for group, before in zip(self.param_groups, own, strict=True):
+            group.update({name: value for name, value in before.items() if name not in group})
         # torch casts state to the type of its parameter: float32 momentum of a bfloat16 weight would lose its bits.
         ids = [number for group in state_dict["param_groups"] for number in group["params"]]
         parameters = [p for group in self.param_groups for p in group["params"]]
@@ -189,9 +196,11 @@ def _lists_wanted(work: Work) -> bool:
 
 @cache
 def compiled_loops() -> Any:
-    """The module of the compiled loops, None where numba is not installed."""
+    """The module of the compiled loops, None where numba is not installed or switched off."""
     try:
+        from numba import config
+
         from tianwen.optim import fused_tasks
     except ImportError:
         return None
-    return fused_tasks
+    return None if getattr(config, "DISABLE_JIT", 0) else fused_tasks

@@ -106,7 +106,7 @@ def works_of(optimizer: torch.optim.Optimizer, step: int) -> list[Work]:
         for index, parameter in enumerate(group["params"]):
             number += 1
             known = optimizer.state.get(parameter)
-            if parameter.grad is None and not (known and known["open"]):
+            if parameter.grad is None and not (known and known.get("open")):
                 continue
             name = names[index] if names else f"parameter {number}"
             works.append(_work(name, parameter, group, optimizer.state[parameter], (group["seed"], step, number)))
@@ -125,8 +125,12 @@ def _work(
             "go by rows. Shard it along axis 0, or give it the kind 'matrix'."
         )
     theta = parameter.detach()
-    if not state:
-        _begin(state, theta, group, update)
+    _complete(state, theta, group, update)
+    if state["exp_avg"].shape != theta.shape:
+        raise InputError(
+            f"{name} has the shape {tuple(theta.shape)}, its momentum {tuple(state['exp_avg'].shape)}: "
+            "the state belongs to other weights. Load the state that fits, or make a new optimiser after changing shapes."
+        )
     grad = _coalesced(parameter.grad)
     if shards is not None:
         theta, grad = local(theta), None if grad is None else local(grad)
@@ -147,15 +151,21 @@ def _update(parameter: Tensor, group: dict[str, Any], kind: str) -> str:
     return group["embedding_update"] if by_rows else "plain"
 
 
-def _begin(state: dict[str, Any], theta: Tensor, group: dict[str, Any], update: str) -> None:
+def _complete(state: dict[str, Any], theta: Tensor, group: dict[str, Any], update: str) -> None:
+    """Make what is not there yet: at the first step, after a change of options, after loading another's state."""
     narrow = theta.dtype in NARROW
     dtype = torch.float32 if narrow else theta.dtype
-    state.update(step=0, open=0, nonfinite=0, exp_avg=torch.zeros_like(theta, dtype=dtype))
-    if narrow and group["rounding"] == "master":
+    for count in ("step", "open", "nonfinite"):
+        state.setdefault(count, 0)
+    if "exp_avg" not in state:
+        state["exp_avg"] = torch.zeros_like(theta, dtype=dtype)
+    if narrow and group["rounding"] == "master" and "master" not in state:
         state["master"] = theta.to(torch.float32, copy=True)
-    if update in ("lazy", "stale"):
+    if update in ("lazy", "stale") and "age" not in state:
         state["age"] = one_a_row(theta, NEVER)
-    if update == "adam":
+        moving = local(state["exp_avg"]).flatten(1).any(dim=1)  # [rows]; of a run that began with another rule
+        local(state["age"]).masked_fill_(moving, 0)
+    if update == "adam" and "exp_avg_sq" not in state:
         state["exp_avg_sq"], state["updates"] = torch.zeros_like(theta, dtype=dtype), 0
-        if group["accumulate"] > 1:
-            state["grad_sum"] = torch.zeros_like(theta, dtype=dtype)
+    if update == "adam" and group["accumulate"] > 1 and "grad_sum" not in state:
+        state["grad_sum"] = torch.zeros_like(theta, dtype=dtype)
