@@ -129,7 +129,7 @@ def _work(
     if state["exp_avg"].shape != theta.shape:
         raise InputError(
             f"{name} has the shape {tuple(theta.shape)}, its momentum {tuple(state['exp_avg'].shape)}: "
-            "the state belongs to other weights. Load the state that fits, or make a new optimiser after changing shapes."
+            "the state belongs to other weights. Load the state that fits, or make a new optimiser for new shapes."
         )
     grad = _coalesced(parameter.grad)
     if shards is not None:
