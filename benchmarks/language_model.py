@@ -30,7 +30,7 @@ from tianwen.backbone.mixers import MIXERS
 from tianwen.write.learning import TrainLmSettings, fit_language_model
 from tianwen.write.text_files import Text, read_texts
 
-TOKENS = 4096  # a step
+TOKENS = 2048  # a step
 
 
 def train(text: Text, mixer: str, length: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def train(text: Text, mixer: str, length: int, options: argparse.Namespace) -> d
     )
     started = time.process_time()
     with tempfile.TemporaryDirectory(prefix="tianwen-") as folder:
-        every = max(1, options.steps // 10)
+        every = max(1, options.steps // 5)
         fit_options = {"evaluate_every": every, "quiet": options.json, "checkpoint_every": 10**6}
         model, _ = fit_language_model(text, Path(folder), how, **fit_options)
         lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]

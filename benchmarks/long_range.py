@@ -102,7 +102,7 @@ def train(name: str, task: Task, *, steps: int, batch: int, rate: float, quiet: 
     curve: list[tuple[int, float]] = []
     started = time.process_time()
     with tempfile.TemporaryDirectory(prefix="tianwen-") as folder:
-        every = max(1, steps // 10)
+        every = max(1, steps // 6)
         fit(
             model,
             lm_loss,

@@ -76,7 +76,7 @@ def test_another_text_or_another_shape_does_not_go_on(trained, file, tmp_path):
 
 @pytest.mark.parametrize("mixer", ["lru", "attention"])
 def test_it_learns_a_text_by_heart(file, tmp_path, mixer):
-    how = {**vars(TINY), "steps": 150, "width": 32, "dropout": 0.0, "learning_rate": 0.01, "mixer": mixer}
+    how = {**vars(TINY), "steps": 90, "width": 32, "dropout": 0.0, "learning_rate": 0.01, "mixer": mixer}
     writer, numbers = train_lm([file], tmp_path / mixer, settings=TrainLmSettings(**how))
     assert numbers["loss"] < 0.5
     assert "".join(writer.write("天地玄黄", length=29, how=SamplingSettings(temperature=0))) == (LINE * 3)[4:]

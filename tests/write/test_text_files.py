@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tianwen.errors import InputError
@@ -39,6 +39,7 @@ def test_a_document_is_a_file_a_paragraph_or_a_line(tmp_path):
     assert documents(write(file, "\none\n\ntwo\n"), "line") == ["one", "two"]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.text("ab 天\n\t", min_size=1).map(str.strip).filter(bool), min_size=1, max_size=5))
 def test_paragraphs_come_back_one_by_one(tmp_path_factory, parts):
     parts = ["\n".join(line for line in part.splitlines() if line.strip()) for part in parts]

@@ -62,14 +62,14 @@ def test_a_new_document_begins_from_nothing():
     assert "".join(ours.write("天", length=2, how=GREEDY)) == "\n\n\n\n"
 
 
-@pytest.mark.parametrize("mixer", ["rwkv", "attention"])
+@pytest.mark.parametrize("mixer", ["lru", "attention"])
 def test_memory_stays_the_same(mixer):
     stream = writer(mixer).write("天", length=10**9, how=SamplingSettings(seed=0))
     for _ in islice(stream, 20):
         pass
     gc.collect()
     before, peak = len(gc.get_objects()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in islice(stream, 200):
+    for _ in islice(stream, 60):
         pass
     gc.collect()
     assert abs(len(gc.get_objects()) - before) < 20

@@ -36,12 +36,12 @@ class TrainLmSettings:
     steps: int = 1000
     batch: int = 16
     length: int = 256
-    learning_rate: float = 2e-3
+    learning_rate: float | int = 2e-3
     mixer: MixerName = "lru"
     layers: int = 4
     width: int = 192
     heads: int = 4
-    dropout: float = 0.1
+    dropout: float | int = 0.1
     vocabulary: int = 6000
     documents: Documents = "file"
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -123,7 +123,7 @@ def shape_of(how: TrainLmSettings, vocabulary: int) -> ShellConfig:
 
 
 @torch.no_grad()
-def bits_of(model: LanguageModel, ids: np.ndarray, *, length: int, most: int = 64) -> float:
+def bits_of(model: LanguageModel, ids: np.ndarray, *, length: int, most: int = 32) -> float:
     """Mean -log2 p over `most` windows spread evenly over `ids`, each read from a state of zero."""
     starts = np.unique(np.linspace(0, len(ids) - length - 1, most).astype(np.int64))
     total = 0.0

@@ -23,9 +23,9 @@ from tianwen.errors import InputError, ModelError
 class SamplingSettings:
     """How to choose. Raises InputError for values that mean nothing."""
 
-    temperature: float = 1.0
+    temperature: float | int = 1.0
     top_k: int | None = None
-    top_p: float | None = None
+    top_p: float | int | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -64,5 +64,13 @@ def choose(logits: Float[Tensor, " vocabulary"], how: SamplingSettings, generato
         places = order if places is None else places[order]
         kept = int((chances.cumsum(0) - chances < how.top_p).sum())  # as long as those before hold less than p
         chances, places = chances[:kept], places[:kept]
-    drawn = int(torch.multinomial(chances, 1, generator=generator))
+    drawn = _draw(chances, generator)
     return drawn if places is None else int(places[drawn])
+
+
+def _draw(chances: Float[Tensor, " choices"], generator: torch.Generator) -> int:
+    """A place, as often as its chance says: where a uniform number falls among the sums (torch.multinomial: 10 x)."""
+    sums = chances.cumsum(0)
+    point = torch.rand(1, generator=generator, dtype=torch.float64) * sums[-1]
+    place = int(torch.searchsorted(sums, point, right=True))
+    return place if place < len(sums) else int((sums < sums[-1]).sum())  # rounded up to the very end

@@ -82,7 +82,7 @@ def read_texts(
     *,
     documents: Documents = "file",
     vocabulary: int = 6000,
-    held_out: float = HELD_OUT,
+    held_out: float | int = HELD_OUT,
     shortest: int = 128,
 ) -> Text:
     """All files as ids. The last `held_out` of them are kept apart, unless that is less than `shortest` ids.
