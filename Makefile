@@ -22,7 +22,7 @@ test: $(VENV)/.dev ## run every test (no network, no GPU)
 check: $(VENV)/.dev ## lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright
 
-bench: $(VENV)/.dev ## measure speed against the alternatives; another one: make bench NAME=trie
+bench: $(VENV)/.dev ## measure speed against the alternatives; another one: make bench NAME=index
 	@$(BIN)/tianwen bench $(NAME) $(ARGS)
 
 docs: $(VENV)/.dev ## write docs/commands.md from the commands themselves

@@ -21,6 +21,7 @@ from tianwen.ask import field_rows, level_order
 from tianwen.ask.field_rows import FactTree
 from tianwen.ask.level_order import NONE, Completions, LevelOrderTree
 from tianwen.ask.ragged import SortedRows, pointers, slots, sort_rows, split_tokens
+from tianwen.ask.root_children import RootChildren, own
 from tianwen.ask.trie import CatalogueTrie, RowPointers, State, as_reading, freeze, load_arrays, save_arrays
 from tianwen.errors import InputError
 
@@ -51,6 +52,7 @@ class FieldedTrie:
         """`tree` is never written to."""
         self.tree = freeze(tree)
         self._subjects = CatalogueTrie(LevelOrderTree(*self.tree[:7]))
+        self._at_root = RootChildren(self._allowed)
 
     def __reduce__(self) -> tuple[type[FieldedTrie], tuple[FactTree]]:
         return FieldedTrie, (self.tree,)  # frozen anew: arrays come out of a pickle writable
@@ -136,7 +138,10 @@ class FieldedTrie:
         return np.zeros((n, 2), np.int64)
 
     def allowed(self, state: State) -> tuple[RowPointers, Int32[np.ndarray, " m"], State]:
-        state = np.ascontiguousarray(state)
+        return self._allowed(state) if state.any() else self._at_root.of(state)
+
+    def _allowed(self, state: State) -> tuple[RowPointers, Int32[np.ndarray, " m"], State]:
+        state = own(state)
         row_ptr = np.empty(len(state) + 1, np.int64)
         field_rows.children(self.tree, state, row_ptr, np.empty(0, np.int32), np.empty((0, 2), np.int64))
         token, after = np.empty(row_ptr[-1], np.int32), np.empty((row_ptr[-1], 2), np.int64)
@@ -161,12 +166,12 @@ class FieldedTrie:
 
     def rows(self, state: State) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         low, high = np.empty(len(state), np.int64), np.empty(len(state), np.int64)
-        field_rows.rows_below(self.tree, np.ascontiguousarray(state), low, high)
+        field_rows.rows_below(self.tree, own(state), low, high)
         return low, high
 
     def completions(self, state: State, *, limit: int, dead: Int64[np.ndarray, " d"] = NONE) -> Completions:
         """The first `limit` entries below each state, without those whose key rows are in `dead` (ascending)."""
-        state = np.ascontiguousarray(state)
+        state = own(state)
         owner_ptr, cut = level_order.shares(*self.rows(state), limit, dead)
         heads = self._subjects_below(state, limit, dead)
         terminal, token_ptr = np.empty((owner_ptr[-1], 2), np.int64), np.zeros(owner_ptr[-1] + 1, np.int64)

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Int, Int8, Int32, Int64, Integer
 from tianwen.ask import level_order
 from tianwen.ask.level_order import NONE, Completions, LevelOrderTree
 from tianwen.ask.ragged import sort_rows
+from tianwen.ask.root_children import RootChildren, own
 from tianwen.errors import InputError, KnowledgeBaseDamaged
 
 Tree = TypeVar("Tree", bound=NamedTuple)
@@ -79,9 +80,10 @@ class CatalogueTrie:
     def __init__(self, tree: LevelOrderTree) -> None:
         """`tree` is never written to."""
         self.tree = freeze(tree)
+        self._at_root = RootChildren(self._allowed)
 
-    def __setstate__(self, state: dict[str, LevelOrderTree]) -> None:
-        self.tree = freeze(state["tree"])  # arrays come out of a pickle writable, for which no kernel is compiled
+    def __reduce__(self) -> tuple[type[CatalogueTrie], tuple[LevelOrderTree]]:
+        return CatalogueTrie, (self.tree,)  # frozen anew: arrays come out of a pickle writable
 
     @classmethod
     def build(
@@ -131,7 +133,10 @@ class CatalogueTrie:
         return np.zeros(n, np.int64)
 
     def allowed(self, state: State) -> tuple[RowPointers, Int32[np.ndarray, " m"], State]:
-        state = np.ascontiguousarray(state)
+        return self._allowed(state) if state.any() else self._at_root.of(state)
+
+    def _allowed(self, state: State) -> tuple[RowPointers, Int32[np.ndarray, " m"], State]:
+        state = own(state)
         row_ptr = np.empty(len(state) + 1, np.int64)
         level_order.count_children(self.tree, state, row_ptr)
         token, after = np.empty(row_ptr[-1], np.int32), np.empty(row_ptr[-1], np.int64)
@@ -150,12 +155,12 @@ class CatalogueTrie:
 
     def is_terminal(self, state: State) -> Bool[np.ndarray, " n"]:
         ended = np.empty(len(state), np.bool_)
-        level_order.at_end(self.tree, np.ascontiguousarray(state), ended)
+        level_order.at_end(self.tree, own(state), ended)
         return ended
 
     def rows(self, state: State) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         low, high = np.empty(len(state), np.int64), np.empty(len(state), np.int64)
-        level_order.rows_below(self.tree, np.ascontiguousarray(state), low, high)
+        level_order.rows_below(self.tree, own(state), low, high)
         return low, high
 
     def field(self, state: State) -> Int8[np.ndarray, " n"]:
@@ -163,7 +168,7 @@ class CatalogueTrie:
 
     def completions(self, state: State, *, limit: int, dead: Int64[np.ndarray, " d"] = NONE) -> Completions:
         """The first `limit` entries below each state, without those whose key rows are in `dead` (ascending)."""
-        return level_order.completions(self.tree, np.ascontiguousarray(state), limit, dead)
+        return level_order.completions(self.tree, own(state), limit, dead)
 
 
 def as_reading(
