@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from tianwen.ask.asker import Asker as Asker
     from tianwen.ask.facts import Fact as Fact
     from tianwen.ask.knowledge_base import KnowledgeBase as KnowledgeBase
+    from tianwen.optim.lion import Lion as Lion
+    from tianwen.optim.param_groups import param_groups_for as param_groups_for
+    from tianwen.optim.tiger import Tiger as Tiger
     from tianwen.text import Tokenizer as Tokenizer
     from tianwen.write.writer import Writer as Writer
 
@@ -23,11 +26,25 @@ _HOME = {
     "Asker": "tianwen.ask.asker",
     "Fact": "tianwen.ask.facts",
     "KnowledgeBase": "tianwen.ask.knowledge_base",
+    "Lion": "tianwen.optim.lion",
+    "Tiger": "tianwen.optim.tiger",
     "Tokenizer": "tianwen.text",
     "Writer": "tianwen.write.writer",
+    "param_groups_for": "tianwen.optim.param_groups",
 }
 
-__all__ = ["Answer", "Asker", "Fact", "KnowledgeBase", "Tokenizer", "Writer", "__version__"]
+__all__ = [
+    "Answer",
+    "Asker",
+    "Fact",
+    "KnowledgeBase",
+    "Lion",
+    "Tiger",
+    "Tokenizer",
+    "Writer",
+    "__version__",
+    "param_groups_for",
+]
 
 
 def __getattr__(name: str) -> Any:
