@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from tianwen.errors import InputError
-from tianwen.recurrent import scan_cpu, scan_torch
+from tianwen.recurrent import scan_cpu, scan_cuda, scan_torch
 
 SCHEMA = "(Tensor u, Tensor lam, Tensor? gamma, Tensor? h0, Tensor? reset, Tensor? lengths, bool reverse)"
 
 
 def _kernels(u: Tensor) -> Any:
     """The module whose forward and backward run on the device of u."""
-    return scan_cpu if u.device.type == "cpu" else scan_torch
+    if u.device.type == "cpu":
+        return scan_cpu
+    return scan_cuda if scan_cuda.available(u) else scan_torch
 
 
 @torch.library.custom_op("tianwen::linear_scan", mutates_args=(), schema=SCHEMA + " -> (Tensor, Tensor)")
