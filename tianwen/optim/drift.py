@@ -15,8 +15,8 @@ deviation over rows of normal noise, .211 / sqrt(dim)):
     wall    more than half of its components are beyond .9 W
     reach   R >= max(.1 W, 5 R_ref): on its way to the wall, whatever the spread
     shape   R >= 2 R_ref and it is flatter than any noise: flatness >= max(.91, ordinary + 5 s)
-    both    R >= max(2.5 R_ref, 1.15 B) and flatness >= ordinary + 2 s
-    size    R >= max(5 R_ref, 1.6 B), in tables of few rows or few components 20 R_ref
+    size    R >= max(5 R_ref, 1.6 B), in tables of few rows or few components 20 R_ref;
+            or R >= max(2.5 R_ref, 1.15 B) and flatness >= ordinary + 2 s
 but not because of a few large components: flatness >= .5 ordinary, or one beyond .9 W.
 """
 
@@ -75,7 +75,7 @@ class Ordinary:
 
 @dataclass(frozen=True)
 class Drift:
-    """Which rows drift, and by which of the five signs."""
+    """Which rows drift, and by which of the four signs."""
 
     ordinary: Ordinary
     by_wall: Bool[np.ndarray, " rows"]
@@ -99,19 +99,16 @@ def find_drift(statistics: RowStatistics, *, wall: float | int | None = None) ->
     if ordinary.count < _FEWEST_ROWS:
         nothing = np.zeros_like(by_wall)
         return Drift(ordinary, by_wall, nothing, nothing, nothing)
+    wide, sure = dim >= _NARROW, dim >= _NARROW and ordinary.count >= _FEW_ROWS
+    limit = math.inf if wall is None else _REACH * wall
     with np.errstate(invalid="ignore"):
-        shape = (rms >= 2 * ordinary.rms) & (flatness >= max(_FLAT, ordinary.flatness + 5 * noise))
-        both = (
-            (dim >= _NARROW)
-            & (rms >= max(2.5 * ordinary.rms, 1.15 * ordinary.bound))
-            & (flatness >= ordinary.flatness + 2 * noise)
-        )
-        sure = dim >= _NARROW and ordinary.count >= _FEW_ROWS
+        usable &= (flatness >= 0.5 * ordinary.flatness) | (statistics.saturated > 0)
+        reach = rms >= max(limit, WARN_RATIO * ordinary.rms)
+        shape = (rms >= 2 * ordinary.rms) & (flatness >= max(_FLAT, ordinary.flatness + 5 * noise)) & wide
+        flatter = (flatness >= ordinary.flatness + 2 * noise) & wide
         size = rms >= max((WARN_RATIO if sure else ERROR_RATIO) * ordinary.rms, 1.6 * ordinary.bound)
-        reach = rms >= max(_REACH * (math.inf if wall is None else wall), WARN_RATIO * ordinary.rms)
-        spread = (flatness >= 0.5 * ordinary.flatness) | (statistics.saturated > 0)
-    usable &= spread
-    return Drift(ordinary, by_wall, reach & usable, (shape | both) & usable & (dim >= _NARROW), size & usable)
+        size |= flatter & (rms >= max(2.5 * ordinary.rms, 1.15 * ordinary.bound))
+    return Drift(ordinary, by_wall, reach & usable, shape & usable, size & ~shape & usable)
 
 
 def ordinary_rows(rms: Float[np.ndarray, " rows"], flatness: Float[np.ndarray, " rows"], *, dim: int) -> Ordinary:
