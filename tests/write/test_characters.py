@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tianwen.errors import InputError, ModelError
-from tianwen.write.characters import FIRST_BYTE, LINE_END, PAD, START, Characters
+from tianwen.write.characters import FIRST_BYTE, LINE_END, PAD, START, Characters, blocks
 
 SMALL = Characters.count(["hello, World\n天问"], size=300)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -83,3 +83,9 @@ def test_a_damaged_file_is_refused(tmp_path):
         file.write_text(broken)
         with pytest.raises(ModelError):
             Characters.load(file)
+
+
+def test_a_long_text_is_counted_in_blocks():
+    text = "ab" * 5 + "天" * 3
+    assert list(blocks(text, size=4)) == ["abab", "abab", "ab天天", "天"]
+    assert Characters.count(["a" * (1 << 20) + "bb", "b"]).characters == ["\n", "a", "b"]

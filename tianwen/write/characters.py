@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,9 @@ class Characters:
         if size <= FIXED:
             raise InputError(f"size is {size}; the fixed ids and the line end alone are {FIXED + 1}. Ask for more.")
         seen = np.zeros(UNICODE, np.int64)
-        for text in texts:
-            codepoints, counts = np.unique(_codepoints(text), return_counts=True)
-            seen[codepoints] += counts
+        for block in (block for text in texts for block in blocks(text)):
+            counts = np.bincount(_codepoints(block))
+            seen[: len(counts)] += counts
         seen[0xD800:0xE000] = 0
         seen[ord("\n")] = np.iinfo(np.int64).max
         found = np.flatnonzero(seen)
@@ -116,6 +116,11 @@ class Characters:
         if not isinstance(characters, str) or sha256(_plain(characters)).hexdigest()[:16] != content["fingerprint"]:
             raise ModelError(f"{path} is damaged: its characters do not match their checksum. Copy the file again.")
         return cls(list(characters))
+
+
+def blocks(text: str, *, size: int = 1 << 20) -> Iterator[str]:
+    """The text in parts, so that arrays beside it stay small."""
+    return (text[start : start + size] for start in range(0, len(text), size))
 
 
 class Decoder:

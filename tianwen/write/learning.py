@@ -91,8 +91,9 @@ def fit_language_model(
     text: Text, folder: Path, how: TrainLmSettings, **fit_options: Any
 ) -> tuple[LanguageModel, FitResult]:
     """A model trained on `text`, in evaluation mode, and what `fit` says of its run in `folder`."""
-    torch.manual_seed(how.seed)
-    model = LanguageModel(shape_of(how, text.characters.size))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(how.seed)
+        model = LanguageModel(shape_of(how, text.characters.size))
     groups = parameter_groups(model, lr=how.learning_rate, weight_decay=0.01)
     warmup = min(200, max(1, how.steps // 10))
     held_out = text.held_out if len(text.held_out) > how.length else None

@@ -31,7 +31,7 @@ from torch import Tensor
 from tianwen.errors import InputError
 from tianwen.training.data_order import FromFunction
 from tianwen.training.randomness import seed_from
-from tianwen.write.characters import LINE_END, START, Characters
+from tianwen.write.characters import LINE_END, START, Characters, blocks
 
 Documents = Literal["file", "blank", "line"]
 """What one document is: a whole file, what stands between blank lines, or a line."""
@@ -95,7 +95,7 @@ def read_texts(
     texts = [_documents_apart(text, documents) for text, _ in read]
     characters = Characters.count(texts, size=vocabulary)
     small = np.uint16 if characters.size <= 1 << 16 else np.int32
-    ids = np.concatenate([mark_documents(characters.ids(text), documents).astype(small) for text in texts])
+    ids = np.concatenate([mark_documents(_ids(text, characters, small), documents) for text in texts])
     kept = int(len(ids) * held_out)
     split = len(ids) - (kept if kept >= shortest else 0)
     return Text(ids[:split], ids[split:], characters, sum(broken for _, broken in read))
@@ -134,6 +134,10 @@ def windows(ids: np.ndarray, starts: np.ndarray, length: int) -> dict[str, Tenso
     """The windows of `length` at `starts`, and what comes next at each place; both int64 [B, T]."""
     rows = torch.from_numpy(ids[starts[:, None] + np.arange(length + 1)].astype(np.int64))  # [B, T + 1]
     return {"ids": rows[:, :-1], "targets": rows[:, 1:]}
+
+
+def _ids(text: str, characters: Characters, kind: type) -> np.ndarray:
+    return np.concatenate([characters.ids(block).astype(kind) for block in blocks(text)])
 
 
 def _documents_apart(text: str, documents: Documents) -> str:
