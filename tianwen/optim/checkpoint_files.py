@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -131,7 +132,9 @@ def load_torch(file: Path) -> Any:
     if file.stat().st_size == 0:
         raise ModelError(f"{file} is empty. Copy it again.")
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old formats and odd pickles: what matters raises
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{file} is damaged, or holds more than tensors and plain values, which is never executed here. "
