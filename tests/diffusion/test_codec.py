@@ -115,6 +115,8 @@ def test_codes_and_settings_that_do_not_fit():
             decompress(ORACLE, wrong, schedule=POST, settings=plan)
     with pytest.raises(InputError, match="for pictures of"):
         compress(ORACLE, torch.zeros(1, 3), schedule=POST, settings=plan)
+    with pytest.raises(InputError, match="0 to T-1"):
+        decompress(GaussianOracle(Schedule.post(5)), torch.zeros(1, 4).long(), schedule=Schedule.post(5), settings=plan)
     for entries in (0, 1, 3, 2**17, 4.0):
         with pytest.raises(InputError, match="codebook"):
             CodecSettings((2,), (999,), entries)

@@ -241,6 +241,8 @@ def test_fresh_noise_only_where_eta_asks_for_it():
         ({"dtype": torch.int32}, "floating"),
         ({"variance": "large"}, "belongs to solver='ddpm'"),
         ({"solver": "ddpm", "variance": "huge"}, "no variance"),
+        ({"solver": "ddpm", "unexplained": [0.1] * 999}, "each of the 1000 times"),
+        ({"solver": "ddpm", "unexplained": [-0.1] * 1000}, "not below 0"),
     ],
 )
 def test_options_that_cannot_be_are_refused_with_a_sentence(options, reason):

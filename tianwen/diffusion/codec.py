@@ -28,7 +28,7 @@ from torch import Tensor
 from tianwen.diffusion.ddim import ddim_step
 from tianwen.diffusion.grids import times_of
 from tianwen.diffusion.noise import checked_seeds, codebook, fingerprint
-from tianwen.diffusion.sampling import at_least_float32, look, transition
+from tianwen.diffusion.sampling import at_least_float32, checked_shape, look, transition
 from tianwen.diffusion.schedule import Schedule
 from tianwen.diffusion.steps import apply
 from tianwen.diffusion.targets import Model, Target, checked_target
@@ -50,6 +50,7 @@ class CodecSettings:
     numbers: str = ""  # fingerprint of the noise generator
 
     def __post_init__(self) -> None:
+        checked_shape(self.shape)
         if not isinstance(self.entries, int) or self.entries < 2 or self.entries & (self.entries - 1):
             raise InputError(f"A codebook has a power of two of entries, 2, 4, 8 ...; given was {self.entries!r}.")
         if self.entries > 1 << 16:
@@ -115,6 +116,8 @@ def _walk(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """The chain of both sides: picks are made where a goal is given, and read where codes are."""
+    checked_target(settings.target, schedule)
+    times = times_of(schedule, settings.times)
     picks: list[Tensor] = []
 
     def picked(draw: int, direction: Tensor | None) -> Tensor:
@@ -126,7 +129,7 @@ def _walk(
     place = goal if goal is not None else codes
     assert place is not None
     x = picked(schedule.T, goal).to(place.device, at_least_float32(dtype))
-    for t, following in pairwise([*settings.times, -1]):
+    for t, following in pairwise([*times, -1]):
         move = transition(schedule, t, following)
         x0, eps = look(model, x, t, move, target=settings.target, dtype=dtype)
         if following < 0:

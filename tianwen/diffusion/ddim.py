@@ -17,6 +17,7 @@ which divides by nothing. s = eta B' sqrt(1 - a^2) / B: eta = 1 gives DDPM's var
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 from tianwen.diffusion.steps import Step, Transition
 from tianwen.errors import InputError
@@ -44,7 +45,7 @@ def ddim_step(move: Transition, *, eta: float = 0.0) -> Step:
 
 def checked_eta(eta: float) -> float:
     """`eta`, if it is a finite number of at least 0."""
-    if isinstance(eta, bool) or not isinstance(eta, int | float) or not math.isfinite(eta) or eta < 0:
+    if isinstance(eta, bool) or not isinstance(eta, Real) or not math.isfinite(eta) or eta < 0:
         raise InputError(
             f"eta must be a number of at least 0: 0 is DDIM's deterministic chain, 1 is DDPM's; given was {eta!r}."
         )

@@ -19,7 +19,7 @@ import math
 from dataclasses import replace
 from typing import Literal, get_args
 
-from tianwen.diffusion.ddim import ddim_step, step_with_deviation
+from tianwen.diffusion.ddim import ddim_step
 from tianwen.diffusion.steps import Step, Transition
 from tianwen.errors import InputError
 
@@ -47,6 +47,3 @@ def analytic_step(move: Transition, *, eta: float, unexplained: float) -> Step:
     step = ddim_step(move, eta=eta)
     moved = step.signal - move.A * step.noise / move.B
     return replace(step, fresh=math.sqrt(step.fresh**2 + moved**2 * unexplained) if move.B_next else 0.0)
-
-
-__all__ = ["Variance", "analytic_step", "ddpm_step", "step_with_deviation"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -60,8 +61,7 @@ def inpaint(
     times = times_of(schedule, grid, steps)
     shape, calls = known.shape[1:], 0
     x = arrived = normal(numbers, shape, stream="start").to(clean)
-    for index, t in enumerate(times):
-        following = times[index + 1] if index + 1 < len(times) else -1
+    for t, following in pairwise([*times, -1]):
         move = transition(schedule, t, following)
         step = ddim_step(move, eta=eta)
         last = 1 if following < 0 else rounds

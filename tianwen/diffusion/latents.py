@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -50,8 +51,7 @@ def encode(
         )
     x = x0.to(at_least_float32(x0.dtype))
     times = times_of(schedule, grid, steps)
-    for index in range(len(times) - 1, -1, -1):
-        t, following = times[index], times[index + 1] if index + 1 < len(times) else -1
+    for t, following in reversed(list(pairwise([*times, -1]))):
         move = transition(schedule, t, following)
         x = _step_back(
             lambda x, t=t, move=move: look(eps_model, x, t, move, target=target, dtype=x0.dtype)[1],

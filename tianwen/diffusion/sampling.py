@@ -10,8 +10,11 @@ Notation
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import index
 from typing import Literal, get_args
 
 import torch
@@ -105,10 +108,10 @@ def walk(
     watch: Watch | None = None,
 ) -> Float[Tensor, " batch *shape"]:
     """The chain from `x`, which has the noise of times[0], through `times` to the clean picture."""
+    _check_unexplained(options.unexplained, schedule)
     before_x0: Tensor | None = None
     before: Transition | None = None
-    for index, t in enumerate(times):
-        following = times[index + 1] if index + 1 < len(times) else -1
+    for t, following in pairwise([*times, -1]):
         move = transition(schedule, t, following)
         step = coefficients(options, move, before, t)
         x0, eps = look(model, x, t, move, target=options.target, dtype=dtype)
@@ -118,6 +121,16 @@ def walk(
         if watch is not None and (replaced := watch(x, following)) is not None:
             x = replaced.to(x)
     return x.to(dtype)
+
+
+def _check_unexplained(unexplained: Sequence[float] | None, schedule: Schedule) -> None:
+    if unexplained is None:
+        return
+    if len(unexplained) != schedule.T or not all(math.isfinite(value) and value >= 0 for value in unexplained):
+        raise InputError(
+            f"`unexplained` holds a variance, finite and not below 0, for each of the {schedule.T} times; given were "
+            f"{len(unexplained)} values. `analytic.unexplained_variance` measures them."
+        )
 
 
 def transition(schedule: Schedule, t: int, following: int) -> Transition:
@@ -168,8 +181,8 @@ def one_by_one(model: Model) -> Model:
 
 def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """The shape of one picture as a tuple of whole numbers of at least 1."""
-    sizes = tuple(shape)
-    if not all(isinstance(size, int) and size >= 1 for size in sizes):
+    sizes = tuple(size if isinstance(size, bool) or not hasattr(size, "__index__") else index(size) for size in shape)
+    if not all(type(size) is int and size >= 1 for size in sizes):
         raise InputError(f"The shape is that of one picture, such as (3, 64, 64), no batch; given was {shape!r}.")
     return sizes
 

@@ -28,6 +28,7 @@ from tianwen.diffusion.unet_parts import (
     ClassEmbedding,
     UNetConfig,
     check_picture,
+    check_side,
     conv,
     dense,
     no_labels_expected,
@@ -67,6 +68,7 @@ class LightUNet(nn.Module):
         self.labels = ClassEmbedding(config.classes, config.width) if config.classes else None
         self.first = conv(config.colours, config.width)
         self._build()
+        check_side(config.side, self.halvings)
         self.norm = GroupNorm(config.groups, self.first.out_channels)
         self.last = conv(config.width, config.colours)
 

@@ -28,6 +28,7 @@ from tianwen.diffusion.unet_parts import (
     ClassEmbedding,
     UNetConfig,
     check_picture,
+    check_side,
     conv,
     dense,
     no_labels_expected,
@@ -78,6 +79,7 @@ class PaperUNet(nn.Module):
         self.first = conv(config.colours, config.width)
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
+        check_side(config.side, self.halvings)
         width = self._build()
         self.norm = GroupNorm(config.groups, width)
         self.last = conv(width, config.colours)

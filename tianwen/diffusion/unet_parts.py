@@ -45,23 +45,19 @@ class UNetConfig:
     def __post_init__(self) -> None:
         for name in ("multipliers", "attention_sides"):  # lists, as JSON has them, are welcome
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        sizes = (self.side, self.colours, self.width, self.blocks, self.smallest_side, self.groups, self.times)
-        if not all(isinstance(size, int) for size in sizes) or min(*sizes, *self.multipliers, self.classes + 1) < 1:
-            raise InputError(f"Every size of a U-Net must be a whole number of at least 1; given was {self}.")
         if not self.multipliers:
             raise InputError("A U-Net has at least one level: give at least one multiplier, such as (1, 2, 4).")
+        sizes = [self.side, self.colours, self.width, self.blocks, self.smallest_side, self.groups, self.times]
+        sizes += [*self.multipliers, *self.attention_sides]
+        if not all(isinstance(size, int) and size >= 1 for size in sizes):
+            raise InputError(f"Every size of a U-Net must be a whole number of at least 1; given was {self}.")
+        if not isinstance(self.classes, int) or self.classes < 0:
+            raise InputError(f"classes is the number of labels, 0 for none; given was {self.classes!r}.")
         if self.width % self.groups:
             raise InputError(
                 f"Group norm splits {self.width} channels into {self.groups} groups, which must come out even. Choose "
                 f"groups that divide the width, such as {math.gcd(self.width, self.groups)}."
             )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.to_dict()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON has them."""
@@ -166,6 +162,17 @@ def no_labels_expected(labels: Tensor | None) -> None:
     """Refuse labels for a network that has none."""
     if labels is not None:
         raise InputError("This network was made without classes, so it takes no labels; make it with classes=N.")
+
+
+def check_side(side: int, halvings: int) -> None:
+    """Refuse to make a network for pictures that cannot go through it."""
+    if side % 2**halvings:
+        often, unit = (side & -side).bit_length() - 1, 2**halvings
+        raise InputError(
+            f"Pictures of side {side} can be halved {often} times, and this network would halve them {halvings} times. "
+            f"Choose a side that is a multiple of {unit}, such as {-(-side // unit) * unit}, fewer multipliers, or, for the "
+            f"light network, smallest_side={max(1, side // 2**often)}."
+        )
 
 
 def check_picture(x: Tensor, *, colours: int, halvings: int) -> None:
