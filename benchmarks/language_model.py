@@ -6,8 +6,8 @@ Each model has the same shell, the same number of weights, and sees the same num
 order for each context; a twentieth of the text is held out. bits: mean -log2 p of a character held out, each window
 read from nothing. One seed each. Dropout is off: nothing is seen twice.
 
-    python benchmarks/language_model.py --text FILE [FILE ...] [--lengths 128 512] [--steps 250] [--threads 1] [--bf16]
-        [--curves FILE.json] [--plot FILE.svg] [--json]
+    python benchmarks/language_model.py [--text FILE ...] [--lengths 128 512] [--steps 250] [--threads 1] [--bf16]
+        [--layers 3] [--width 128] [--vocabulary 3000] [--curves FILE.json] [--plot FILE.svg] [--json]
 
     notation                     meaning
     bits_LENGTH_MIXER            on text held out, at the end       seconds_...  of the processor, measuring included
@@ -31,6 +31,7 @@ from tianwen.write.learning import TrainLmSettings, fit_language_model
 from tianwen.write.text_files import Text, read_texts
 
 TOKENS = 2048  # a step
+OWN_PAGES = sorted((Path(__file__).parents[1] / "docs").rglob("*.md"))  # little, but everybody has them
 
 
 def train(text: Text, mixer: str, length: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def train(text: Text, mixer: str, length: int, options: argparse.Namespace) -> d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--text", nargs="+", required=True, help="UTF-8 text, also .xz, .gz, .bz2")
+    parser.add_argument("--text", nargs="+", default=OWN_PAGES, help="UTF-8 text, also .xz, .gz; else our own pages")
     parser.add_argument("--lengths", nargs="+", type=int, default=[128, 512])
     parser.add_argument("--mixers", nargs="+", choices=MIXERS, default=MIXERS)
     parser.add_argument("--steps", type=int, default=250)

@@ -34,7 +34,7 @@ def test_the_stream_is_the_likeliest_way_on(mixer):
     ids = [START, *ours.characters.ids("天问").tolist()]
     written = "".join(ours.write("天问", length=12, how=GREEDY))
     with torch.no_grad():
-        for _ in range(12):  # the whole text anew for each id
+        while len(ours.characters.decode(ids[3:])) < 12:  # the whole text anew for each id
             ids.append(int(ours.model(torch.tensor([ids]))[0][0, -1, 1:].argmax()) + 1)
     assert START not in ids[1:]
     assert written == ours.characters.decode(ids[3:])
@@ -59,7 +59,7 @@ def test_a_new_document_begins_from_nothing():
         ours.model.shell.tokens.weight[START] = ours.model.shell.tokens.weight[START].abs()
     ours.model.step = lambda ids, state: (torch.eye(ours.characters.size)[START][None], [float(ids)])  # type: ignore[method-assign]
     ours.model.read = lambda ids, state: (torch.eye(ours.characters.size)[START], state)  # type: ignore[method-assign]
-    assert "".join(ours.write("天", length=2, how=GREEDY)) == "\n\n\n\n"
+    assert "".join(ours.write("天", length=4, how=GREEDY)) == "\n\n\n\n"
 
 
 @pytest.mark.parametrize("mixer", ["lru", "attention"])
@@ -80,7 +80,7 @@ def test_memory_stays_the_same(mixer):
 @pytest.mark.parametrize("mixer", ["lru", "attention"])
 def test_any_prompt_can_be_gone_on_from(prompt, mixer):
     text = "".join(writer(mixer).write(prompt, length=20, how=SamplingSettings(seed=0)))
-    assert 0 < len(text) <= 21
+    assert len(text) in (20, 21)
     text.encode()  # can be written to any stream
 
 

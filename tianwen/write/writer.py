@@ -34,7 +34,7 @@ class Writer:
         save_language_model(Path(path), self.model, self.characters)
 
     def write(self, prompt: str = "", *, length: int = 200, how: SamplingSettings | None = None) -> Iterator[str]:
-        """What follows the prompt, as it comes: `length` ids, most of them one character each.
+        """What follows the prompt, as it comes, until there are `length` characters (or one more).
 
         A prompt begins a document. Where the model begins another one, an empty line stands in the text and its state
         is zero again. Memory does not grow with `length`, nor beyond the prompt itself with the prompt.
@@ -61,7 +61,8 @@ class Writer:
         ids = torch.from_numpy(self.characters.ids(prompt)).long()
         with torch.inference_mode():
             logits, state = model.read(torch.cat([torch.tensor([START]), ids]), model.init_state(1))
-        for _ in range(length):
+        written = 0
+        while written < length:
             with torch.inference_mode():  # not around the yield: it would hold for the caller, too
                 logits[PAD] = -torch.inf
                 drawn = choose(logits, how, generator)
@@ -70,7 +71,6 @@ class Writer:
                 rows, state = model.step(torch.tensor([drawn]), state)
                 logits = rows[0]
             text = decoder.push(drawn) + ("\n\n" if drawn == START else "")
-            if text:
+            if text:  # nothing, as long as a character in bytes is not complete
+                written += len(text)
                 yield text
-        if rest := decoder.end():
-            yield rest
