@@ -83,7 +83,7 @@ def backward_kernel(
             im += tl.load(dx + at + size, held, 0).to(lam_re.dtype)
             tl.store(du + at + size, scale * im, held)
             sum_gamma += im * tl.load(u + at + size, held, 0).to(lam_re.dtype)
-            if left > 0:  # noqa: SIM108
+            if left > 0:
                 x_im = tl.load(x + before + size, held, 0).to(lam_re.dtype)
             else:
                 x_im = tl.load(start + row * width + size + c, held, 0)

@@ -10,6 +10,7 @@ hold a buffer that is lent to another. New buffers come from numpy, which asks f
 from __future__ import annotations
 
 import math
+import os
 import threading
 import weakref
 from collections import OrderedDict, deque
@@ -94,5 +95,13 @@ def _rounded(size: int) -> int:
     return -(-size // step) * step
 
 
-WORKSPACE = Workspace(limit=256 << 20)
-"""That of all scans on the CPU."""
+def _part_of_memory() -> int:
+    """A thirty-second of the machine's memory, or 256 MiB where nothing tells how much there is."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 32
+    except (AttributeError, ValueError, OSError):
+        return 256 << 20
+
+
+WORKSPACE = Workspace(limit=_part_of_memory())
+"""That of all scans on the CPU; `WORKSPACE.set_limit(0)` gives idle memory back."""
