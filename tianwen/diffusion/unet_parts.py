@@ -169,9 +169,9 @@ def check_side(side: int, halvings: int) -> None:
     if side % 2**halvings:
         often, unit = (side & -side).bit_length() - 1, 2**halvings
         raise InputError(
-            f"Pictures of side {side} can be halved {often} times, and this network would halve them {halvings} times. "
-            f"Choose a side that is a multiple of {unit}, such as {-(-side // unit) * unit}, fewer multipliers, or, for the "
-            f"light network, smallest_side={max(1, side // 2**often)}."
+            f"Pictures of side {side} can be halved {often} times, but this network would halve them {halvings} times. "
+            f"Choose a side that is a multiple of {unit}, such as {-(-side // unit) * unit}, fewer multipliers, or, "
+            f"for the light network, smallest_side={max(1, side // 2**often)}."
         )
 
 
