@@ -77,7 +77,8 @@ def _panel(panel: Panel) -> list[str]:
         parts.append(f'<path d="M{_LEFT} {y:.1f}H{right}" stroke="#e6e6e6"/>')
         parts.append(f'<text x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>')
     parts.append(f'<path d="M{_LEFT} {_TOP}V{bottom}H{right}" fill="none" stroke="#444"/>')
-    labels = 0
+    legend: list[tuple[str, str]] = []
+    drawn: list[tuple[float, float]] = []
     for number, curve in enumerate(panel.curves):
         colour = curve.colour or COLOURS[number % len(COLOURS)]
         points = [
@@ -86,11 +87,28 @@ def _panel(panel: Panel) -> list[str]:
             if x_axis.shows(x) and y_axis.shows(y)
         ]
         parts += _curve(points, curve.style, colour)
+        drawn += points
         if curve.label:
-            y = _TOP + 12 + 14 * labels
-            parts.append(f'<path d="M{_LEFT + 8} {y - 4}h16" stroke="{colour}" stroke-width="3"/>')
-            parts.append(f'<text x="{_LEFT + 29}" y="{y}">{escape(curve.label)}</text>')
-            labels += 1
+            legend.append((curve.label, colour))
+    return parts + _legend(legend, drawn)
+
+
+def _legend(entries: Sequence[tuple[str, str]], drawn: Sequence[tuple[float, float]]) -> list[str]:
+    """In the corner that hides the fewest points."""
+    width = 34 + 6 * max((len(label) for label, _ in entries), default=0)
+    height = 14 * len(entries) + 6
+    corners = [(x, y) for y in (_TOP, _HEIGHT - _BOTTOM - height) for x in (_LEFT + 8, _WIDTH - _RIGHT - width)]
+
+    def hidden(corner: tuple[float, float]) -> int:
+        left, top = corner
+        return sum(left <= x <= left + width and top <= y <= top + height for x, y in drawn)
+
+    left, top = min(corners, key=hidden)
+    parts = []
+    for number, (label, colour) in enumerate(entries):
+        y = top + 12 + 14 * number
+        parts.append(f'<path d="M{left} {y - 4}h16" stroke="{colour}" stroke-width="3"/>')
+        parts.append(f'<text x="{left + 21}" y="{y}">{escape(label)}</text>')
     return parts
 
 
