@@ -47,7 +47,7 @@ class Size:
     lr: float
 
 
-QUICK, FULL = Size(300, 300, 3e-2), Size(1000, 5000, 2e-3)
+QUICK, FULL = Size(300, 600, 1.5e-2), Size(1000, 5000, 2e-3)
 
 
 class Text:
@@ -168,7 +168,7 @@ def measure(remedy: str, run: Run, *, seed: int, size: Size) -> Row:
 
 
 def silent_panel(run: Run, size: Size) -> Panel:
-    """Rows of the tokens that disappear first, against the law from where they have three times their first size."""
+    """Rows of the tokens that disappear first; the law from where they are silent and three times their first size."""
     seen = np.flatnonzero(run.counts >= 1)
     tokens = seen[np.argsort(run.last_seen[seen], kind="stable")][:3]
     times = [number * EVERY for number in range(len(run.rms) - 1)] + [size.steps]
@@ -177,7 +177,8 @@ def silent_panel(run: Run, size: Size) -> Panel:
         rms = [float(at[token]) for at in run.rms]
         label = f"token {token}, last seen at step {run.last_seen[token]}"
         curves.append(Curve(times, rms, label))
-        start = next((i for i, value in enumerate(rms) if value > 3 * rms[0]), None)
+        silent = [i for i, t in enumerate(times) if t > run.last_seen[token]]
+        start = next((i for i in silent if rms[i] > 3 * rms[0]), None)
         if start is not None:
             law = [logistic_law(t - times[start], rms[start], lr=size.lr, wall=1 / DECAY) for t in times[start:]]
             curves.append(Curve(times[start:], law, "" if number else "logistic law", "dashed", "#4d4d4d"))

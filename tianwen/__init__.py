@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tianwen.optim.lion import Lion as Lion
     from tianwen.optim.param_groups import param_groups_for as param_groups_for
     from tianwen.optim.tiger import Tiger as Tiger
+    from tianwen.optim.embedding_health import EmbeddingHealth as EmbeddingHealth
     from tianwen.text import Tokenizer as Tokenizer
     from tianwen.write.writer import Writer as Writer
 
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Answer": "tianwen.ask.asker",
     "Asker": "tianwen.ask.asker",
+    "EmbeddingHealth": "tianwen.optim.embedding_health",
     "Fact": "tianwen.ask.facts",
     "KnowledgeBase": "tianwen.ask.knowledge_base",
     "Lion": "tianwen.optim.lion",
@@ -36,14 +38,15 @@ _HOME = {
 __all__ = [
     "Answer",
     "Asker",
+    "EmbeddingHealth",
     "Fact",
     "KnowledgeBase",
     "Lion",
     "Tiger",
     "Tokenizer",
     "Writer",
-    "__version__",
     "param_groups_for",
+    "__version__",
 ]
 
 
