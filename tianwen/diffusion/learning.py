@@ -1,9 +1,9 @@
 """Train a generator on a folder of pictures: one call, resumed bit for bit after every interruption.
 
 Post: 9152. Its settings (width 128, LAMB 1e-3, eps as target, half a day on one RTX 3090) are for faces of 128 x 128.
-Ours are for small pictures and a CPU: width 32, AdamW, bf16 where the processor has it, and v as target: at the noisiest
-times a small error of eps is a hundred times as large in the picture, which only long training cures. The course of the
-learning rate is the post's; it does not depend on the number of steps, so a run that has ended can go on to more.
+Ours are for small pictures and a CPU: width 32, AdamW, bf16 where the processor has it, and v as target: at the
+noisiest times a small error of eps is a hundred times as large in the picture, which only long training cures. The
+course of the learning rate is the post's and does not depend on the number of steps: a run that has ended can go on.
 
 Notation
     x0 [N, channels, side, side] from -1 to 1      t uniform in 0 .. T-1, one a picture      e standard normal
@@ -133,7 +133,7 @@ def read_folder(
     folder: str | Path, out: str | Path, how: TrainDrawSettings, *, progress: Progress | None = None
 ) -> Pictures:
     """The pictures to train on, as these settings want them, kept in `out`/run/pictures; see `open_pictures`."""
-    net_config(how, colours=1, classes=0)  # a side that no network takes is refused before all is read
+    generator_settings(how, colours=1, labels=())  # what cannot be trained is refused before all is read
     shape = PictureShape(how.side, how.gray, how.fit)
     return open_pictures(folder, Path(out) / "run" / "pictures", shape, progress=progress)
 
@@ -203,18 +203,22 @@ def untrained(pictures: Pictures, how: TrainDrawSettings) -> Generator:
     _, channels, height, width = pictures.pixels.shape
     if height != width:
         raise InputError(f"Pictures of {height} x {width}: a generator learns squares.")
-    config = net_config(replace(how, side=width), colours=channels, classes=len(labels))
-    settings = GeneratorSettings(
-        config,
+    settings = generator_settings(replace(how, side=width), colours=channels, labels=labels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(how.seed)
+        return Generator(new_net(settings), settings)
+
+
+def generator_settings(how: TrainDrawSettings, *, colours: int, labels: tuple[str, ...]) -> GeneratorSettings:
+    """What the generator will be. Raises InputError if that cannot be, eps with zero terminal SNR for one."""
+    return GeneratorSettings(
+        net_config(how, colours=colours, classes=len(labels)),
         net=how.net,
         schedule=how.schedule,
         zero_terminal_snr=how.zero_terminal_snr,
         target=how.target,
         labels=labels,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(how.seed)
-        return Generator(new_net(settings), settings)
 
 
 def net_config(how: TrainDrawSettings, *, colours: int, classes: int) -> UNetConfig:
