@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from tianwen.ask.asker import Answer as Answer
     from tianwen.ask.asker import Asker as Asker
     from tianwen.ask.facts import Fact as Fact
+    from tianwen.ask.huggingface import CatalogueLogitsProcessor as CatalogueLogitsProcessor
+    from tianwen.ask.huggingface import tokenized_catalogue as tokenized_catalogue
     from tianwen.ask.knowledge_base import KnowledgeBase as KnowledgeBase
+    from tianwen.optim.embedding_health import EmbeddingHealth as EmbeddingHealth
     from tianwen.optim.lion import Lion as Lion
     from tianwen.optim.param_groups import param_groups_for as param_groups_for
     from tianwen.optim.tiger import Tiger as Tiger
-    from tianwen.optim.embedding_health import EmbeddingHealth as EmbeddingHealth
     from tianwen.text import Tokenizer as Tokenizer
     from tianwen.write.writer import Writer as Writer
 
@@ -25,6 +27,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Answer": "tianwen.ask.asker",
     "Asker": "tianwen.ask.asker",
+    "CatalogueLogitsProcessor": "tianwen.ask.huggingface",
     "EmbeddingHealth": "tianwen.optim.embedding_health",
     "Fact": "tianwen.ask.facts",
     "KnowledgeBase": "tianwen.ask.knowledge_base",
@@ -33,11 +36,13 @@ _HOME = {
     "Tokenizer": "tianwen.text",
     "Writer": "tianwen.write.writer",
     "param_groups_for": "tianwen.optim.param_groups",
+    "tokenized_catalogue": "tianwen.ask.huggingface",
 }
 
 __all__ = [
     "Answer",
     "Asker",
+    "CatalogueLogitsProcessor",
     "EmbeddingHealth",
     "Fact",
     "KnowledgeBase",
@@ -45,8 +50,9 @@ __all__ = [
     "Tiger",
     "Tokenizer",
     "Writer",
-    "param_groups_for",
     "__version__",
+    "param_groups_for",
+    "tokenized_catalogue",
 ]
 
 
