@@ -12,7 +12,7 @@ read the same number of tokens of random keys; each time is a median, and the wo
     key                 meaning
     build_seconds       the command: reading, tokenising, indexing, writing and flushing
     peak_rss_mb         the most memory it had, files it had mapped included
-    index_mb            the tree and where each key's facts begin; values_mb: everything else of the segment
+    index_mb            the tree; values_mb: everything else of the segment
     open_ms             opening the finished knowledge base, in a process that has it open already
     step_compact_us     `allowed`: the children of every row as a ragged list; by_depth has each depth
     step_scores_us      dense scores [128, 12000] for transformers, through `CatalogueLogitsProcessor`
@@ -70,7 +70,7 @@ def built(table: Path, folder: Path) -> dict[str, float]:
 def sizes(folder: Path) -> dict[str, float]:
     """Megabytes of the index and of the values."""
     files = {path: path.stat().st_size for path in (folder / "segments").rglob("*") if path.is_file()}
-    index = sum(size for path, size in files.items() if path.suffix == ".npy")
+    index = sum(size for path, size in files.items() if path.parent.name == "trie")
     return {"index_mb": round(index / 1e6, 1), "values_mb": round((sum(files.values()) - index) / 1e6, 1)}
 
 

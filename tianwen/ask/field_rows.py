@@ -109,6 +109,28 @@ def behind_node(tree, node):
     return low, pack(np.int64(1), np.int64(0), np.int64(tree.subject_ptr[subject + 1]) - low)
 
 
+@inlined
+def fill_subject_children(tree, node, at, out_token, out_state):
+    """Write a node's children; the place behind them. Without a branch in the loops, which so run eight at a time."""
+    first = first_of(tree, node)
+    count = first_of(tree, node + 1) - first
+    start, source = np.uint64(at), np.uint64(first)  # unsigned: an index that may be negative is looked at each time
+    if len(tree.token_high) == 0:
+        for k in range(np.uint64(count)):
+            out_token[start + k] = tree.token[source + k]
+    else:
+        for k in range(count):
+            out_token[at + k] = token_of(tree, first + k)
+    for k in range(np.uint64(count)):
+        out_state[start + k, 0] = np.int64(source + k)
+        out_state[start + k, 1] = 0
+    if count > 0 and out_token[at] <= tree.end_id:  # an END among them opens the rows of its subject
+        for k in range(count):
+            if out_token[at + k] == tree.end_id:
+                out_state[at + k, 0], out_state[at + k, 1] = behind_node(tree, first + k)
+    return at + count
+
+
 @filling_kernel
 def children(tree, state, row_ptr, out_token, out_state):
     """Children of every state; with empty `out_token` only `row_ptr` is written, to size a second call's outputs."""
@@ -121,10 +143,7 @@ def children(tree, state, row_ptr, out_token, out_state):
         if phase == 0 and not fill:
             at += first_of(tree, where + 1) - first_of(tree, where)
         elif phase == 0:
-            for node in range(first_of(tree, where), first_of(tree, where + 1)):
-                out_token[at] = token_of(tree, node)
-                out_state[at, 0], out_state[at, 1] = behind_node(tree, node)
-                at += 1
+            at = fill_subject_children(tree, where, at, out_token, out_state)
         elif count == 1 and phase < 3 and not fill:
             at += 1
         elif phase == 1 or phase == 2:

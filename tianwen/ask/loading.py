@@ -156,7 +156,8 @@ def _about(subjects: list[str], snapshot: Snapshot) -> Iterator[pl.DataFrame]:
     for part in snapshot.parts:
         segment = part.segment
         low, high = segment.trie.rows(segment.trie.walk(ids, lengths + 1))
-        first, count = segment.key_ptr[low], segment.key_ptr[high] - segment.key_ptr[low]
+        first = segment.key_ptr[low].astype(np.int64)
+        count = segment.key_ptr[high] - first
         rows = np.repeat(first - pointers(count)[:-1], count) + np.arange(count.sum())
         if len(rows := np.setdiff1d(rows, part.gone)):
             yield segment.frame(rows)

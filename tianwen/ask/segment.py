@@ -4,7 +4,7 @@ Post: 8802
 
     segments/0001/manifest.json      format, counts, tokenizer, and size and CRC-32 of every file
                   trie/*.npy         the tree's arrays (`fielded`), memory-mapped
-                  key_ptr.npy        [keys + 1] int64: the facts of key k are rows key_ptr[k] .. key_ptr[k + 1] - 1
+                  key_ptr.npy        [keys + 1] uint32 or uint64: the rows key_ptr[k] .. key_ptr[k + 1] - 1 are of key k
                   values.arrow       one row a fact: numbers of its subject, predicate, sense and source
                   subject.arrow ...  the texts of those numbers, each once
                   object-0000.arrow  the objects of the first million facts, and so on
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int64, UInt32
+from jaxtyping import Int64, Integer, UInt32
 
 from tianwen.ask.columns import Kind, Pieces, Texts, map_columns, write_columns
 from tianwen.ask.durable import checksum, damaged, flush_tree
@@ -52,7 +52,7 @@ class Segment:
     def __init__(
         self,
         trie: FieldedTrie,
-        key_ptr: Int64[np.ndarray, " keys+1"],
+        key_ptr: Integer[np.ndarray, " keys+1"],
         numbers: dict[str, UInt32[np.ndarray, " facts"]],
         objects: Texts | Pieces,
         names: dict[str, Texts],
@@ -158,7 +158,7 @@ class Drawn:
         """
         (folder / "trie").mkdir(parents=True)
         self.trie.save(folder / "trie")
-        np.save(folder / "key_ptr.npy", self.key_ptr)
+        np.save(folder / "key_ptr.npy", self.key_ptr.astype(np.min_scalar_type(max(self.facts.height, 2**31))))
         values = {field: numbers[self.order] for field, numbers in self.facts.numbers.items()}
         write_columns(folder / "values.arrow", pl.DataFrame({field: values.pop(field) for field in NAMED}))
         for field in NAMED:

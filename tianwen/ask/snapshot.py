@@ -45,9 +45,10 @@ class Part:
             return self
         key_ptr = self.segment.key_ptr
         gone = np.union1d(self.gone, rows)
-        keys = np.unique(np.searchsorted(key_ptr, gone, side="right") - 1)
-        left = key_ptr[keys + 1] - np.searchsorted(gone, key_ptr[keys + 1])
-        left -= key_ptr[keys] - np.searchsorted(gone, key_ptr[keys])
+        # Searched in its own type: numpy would convert the whole mapped array otherwise.
+        keys = np.unique(np.searchsorted(key_ptr, gone.astype(key_ptr.dtype), side="right") - 1)
+        first, stop = key_ptr[keys].astype(np.int64), key_ptr[keys + 1].astype(np.int64)
+        left = stop - np.searchsorted(gone, stop) - (first - np.searchsorted(gone, first))
         return Part(self.segment, gone, keys[left == 0])
 
     def __len__(self) -> int:
