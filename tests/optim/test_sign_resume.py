@@ -41,7 +41,7 @@ def through_a_file(state: Any) -> Any:
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize("way", [{}, {"fused": False}, {"fused": False, "foreach": True}])
+@pytest.mark.parametrize("way", [{}, {"fused": False, "foreach": True}])
 @pytest.mark.parametrize("rule", ["plain", "lazy", "stale", "adam"])
 @pytest.mark.parametrize(
     ("dtype", "rounding"),

@@ -244,7 +244,7 @@ def test_a_graph_that_needs_the_old_weights_hears_of_the_step():
         loss.backward()
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(
     st.sampled_from([Tiger, Lion]),
     st.sampled_from(["plain", "lazy", "stale"]),
@@ -401,6 +401,8 @@ def test_wrong_parameters_are_refused_with_a_sentence():
         Tiger([{"params": [one], "accumulate": 2}, {"params": [two], "accumulate": 3}])
     with pytest.raises(InputError, match="Tiger can"):
         Lion([nn.Parameter(torch.ones(2))], accumulate=2)
+    with pytest.raises(InputError, match="Tiger can"):
+        Lion([{"params": [nn.Parameter(torch.ones(2))], "accumulate": 2}])
     with pytest.raises(InputError, match="betas"):
         Lion([nn.Parameter(torch.ones(2))], betas=(0.9, 1.0))
 

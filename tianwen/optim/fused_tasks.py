@@ -9,7 +9,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 
 import numpy as np
@@ -176,7 +176,10 @@ class _Tables:
                 k._run(where, how, found, first, last, self.like)
 
         helpers = [_threads().submit(work_off) for _ in range(min(threads, len(batches)) - 1)]
-        work_off()
+        try:
+            work_off()
+        finally:  # also after Ctrl-C: nobody may free what the helpers still write into
+            wait(helpers)
         for helper in helpers:
             helper.result()
         squares, bad = np.add.reduceat(found, starts, axis=0).T.tolist()

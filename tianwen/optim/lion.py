@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from tianwen.errors import InputError
 from tianwen.optim.sign_optimizer import SignOptimizer
 from tianwen.optim.tiger import EmbeddingUpdate, Nonfinite, Rounding
 
@@ -44,16 +43,11 @@ class Lion(SignOptimizer):
         fused: bool | None = None,
         foreach: bool | None = None,
     ) -> None:
-        if accumulate != 1:
-            raise InputError(
-                f"accumulate={accumulate}: Lion cannot hide accumulation in its momentum, Tiger can. "
-                "Here, add up gradients by calling backward several times before one step."
-            )
         options = {
             "lr": lr,
             "betas": betas,
             "weight_decay": weight_decay,
-            "accumulate": 1,
+            "accumulate": accumulate,
             "embedding_update": embedding_update,
             "nonfinite": nonfinite,
             "shrink": shrink,

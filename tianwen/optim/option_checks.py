@@ -35,6 +35,11 @@ def check_group(group: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -
     accumulate = group["accumulate"]
     if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
         raise InputError(f"accumulate={accumulate!r}: the number of micro-steps in a window is a whole number from 1.")
+    if "betas" in group and accumulate != 1:
+        raise InputError(
+            f"accumulate={accumulate}: Lion takes the sign of a blend that it does not keep, so it cannot hide "
+            "accumulation in its momentum; Tiger can. Here, call backward several times before one step."
+        )
     if others and accumulate != others[0]["accumulate"]:
         raise InputError(
             f"accumulate={accumulate} in one parameter group, {others[0]['accumulate']} in another: "

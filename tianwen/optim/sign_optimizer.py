@@ -84,6 +84,7 @@ class SignOptimizer(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         for group, before in zip(self.param_groups, own, strict=True):
             group.update({name: value for name, value in before.items() if name not in group})
+            check_group(group, self.param_groups)
         # torch casts state to the type of its parameter: float32 momentum of a bfloat16 weight would lose its bits.
         ids = [number for group in state_dict["param_groups"] for number in group["params"]]
         parameters = [p for group in self.param_groups for p in group["params"]]
