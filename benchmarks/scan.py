@@ -32,7 +32,7 @@ from tianwen.recurrent import linear_scan
 from tianwen.recurrent.ring import ring
 
 BATCH, CHANNELS = 8, 256
-ENOUGH = BATCH * 1024 * CHANNELS
+ENOUGH = BATCH * 2048 * CHANNELS
 """Complex numbers that a peer is given at most."""
 
 
@@ -89,12 +89,12 @@ def _fewer(rounds: int, length: int) -> int:
 
 def _peers(length: int, ours: dict[str, float]) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    for name, (make, longest) in PEERS.items():
+    for name, (make, longest, divisible) in PEERS.items():
         if length > longest:
             row[f"{name}_note"] = f"left out beyond {longest} steps: minutes a call"
             continue
-        batch = max(1, min(BATCH, ENOUGH // (length * CHANNELS)))
-        channels = max(4, min(CHANNELS, ENOUGH // (batch * length)))
+        batch = max(1, min(BATCH, ENOUGH // (length * CHANNELS))) if divisible else BATCH
+        channels = max(4, min(CHANNELS, ENOUGH // (batch * length))) if divisible else CHANNELS
         lam, gamma = _eigenvalues(channels)
         try:
             pair = make(torch.randn(batch, length, channels, dtype=torch.complex64), torch.complex(*lam), gamma)

@@ -162,9 +162,11 @@ def test_bfloat16_autocast_keeps_the_state_in_float32(mixer):
 
 
 def test_a_layer_is_exported_and_compiled_whole():
-    layer, x = LRU(6), torch.randn(2, 5, 6)
-    exported = torch.export.export(layer, (x,), strict=False)
-    torch.testing.assert_close(exported.module()(x)[0], layer(x)[0])
+    x, other = torch.randn(2, 5, 6), torch.randn(3, 130, 6)
+    batch, length = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("length", min=2, max=4096)
+    for layer in (LRU(6), RWKV(6)):
+        exported = torch.export.export(layer, (x,), dynamic_shapes=({0: batch, 1: length},), strict=False)
+        torch.testing.assert_close(exported.module()(other)[0], layer(other)[0])
     compiled = torch.compile(RWKV(6), fullgraph=True, backend="aot_eager")
     compiled(x)[0].sum().backward()
 

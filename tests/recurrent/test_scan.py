@@ -221,3 +221,30 @@ def test_views_and_transposes_are_read_right():
     u, lam = torch.randn(2, 12, 20), eigenvalues(2, dtype=torch.float32)
     for view in (u[:, ::2, 5:15], u.transpose(0, 1)[:, :, :10], u[:1, :, :10].expand(3, 12, 10)):
         assert torch.equal(linear_scan(view, lam)[0], linear_scan(view.clone(), lam)[0])
+
+
+def test_a_view_with_flipped_sign_is_read_right():
+    imaginary = torch.randn(1, 4, 3, dtype=torch.complex64).conj().imag
+    assert imaginary.is_neg()
+    assert torch.equal(linear_scan(imaginary, torch.zeros(3))[0], imaginary.resolve_neg())
+
+
+def test_nothing_passes_a_reset_not_even_a_nan():
+    u = torch.randn(1, 6, 4)
+    u[0, 1] = float("nan")
+    u.requires_grad_()
+    reset = torch.tensor([[False, False, False, True, False, False]])
+    x, _ = linear_scan(u, torch.rand(4), reset=reset)
+    assert x[0, 1:3].isnan().all()
+    assert x[0, 3:].isfinite().all()
+    x[0, 3:].sum().backward()
+    assert u.grad.isfinite().all()
+
+
+def test_no_channels_no_steps_and_no_rows_pass():
+    for shape in ((2, 3, 0), (0, 3, 4), (2, 0, 4)):
+        u = torch.zeros(shape, requires_grad=True)
+        x, last = linear_scan(u, torch.rand(2, shape[2] // 2), lengths=torch.zeros(shape[0], dtype=torch.long))
+        assert x.shape == shape
+        assert last.shape == (shape[0], shape[2])
+        (x.sum() + last.sum()).backward()

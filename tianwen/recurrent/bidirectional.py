@@ -31,7 +31,7 @@ class Bidirectional(nn.Module):
         self,
         x: Float[Tensor, " batch length width"],
         *,
-        state: None = None,
+        state: Any = None,
         reset: Bool[Tensor, " batch length"] | None = None,
         lengths: Int[Tensor, " batch"] | None = None,
     ) -> tuple[Float[Tensor, " batch length width"], None]:

@@ -96,7 +96,7 @@ def backward(
 
 def flat(tensor: Tensor) -> np.ndarray:
     """The numbers of a tensor as a flat array: its own memory where it is contiguous, bfloat16 as bits."""
-    tensor = tensor.detach().contiguous().view(-1)
+    tensor = tensor.detach().resolve_neg().contiguous().view(-1)
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(np.uint16)
     return tensor.numpy()

@@ -79,7 +79,7 @@ def forward_kernel(k, v, out, lam, bonus, state, marks, reset, lengths, shape, o
     shape = (length, D, row stride, step stride);  order: 1 or -1;  share = (first unit, units apart, size of a block).
     """
     length, size, row_stride, step_stride = shape
-    blocks, tiles = -(-size // share[2]), -(-length // TILE)
+    blocks, tiles = -(-size // share[2]), length // TILE + 2
     for unit in range(share[0], len(lengths) * blocks, share[1]):
         row, first = unit // blocks, unit % blocks * share[2]
         last, base, count = min(size, first + share[2]), row * 3 * size, lengths[row]
@@ -154,7 +154,7 @@ def backward_kernel(
     `trail` is room for TILE states; `part` and `total` come as zeros. The rest as in `forward_kernel`.
     """
     length, size, row_stride, step_stride = shape
-    blocks, tiles = -(-size // share[2]), -(-length // TILE)
+    blocks, tiles = -(-size // share[2]), length // TILE + 2
     for unit in range(share[0], len(lengths) * blocks, share[1]):
         row, first = unit // blocks, unit % blocks * share[2]
         last, above, sums, count = min(size, first + share[2]), row * 3 * size, row * 2 * size, lengths[row]

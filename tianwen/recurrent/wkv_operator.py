@@ -3,7 +3,7 @@
 Post: 9554
 
 Notation as in `wkv.py`; marks [batch, tiles, 3, channels] are states from which the backward pass computes the others
-anew, one in 64.
+anew, one in 64 (tiles = length // 64 + 2, some of them unused).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tianwen.errors import InputError
 from tianwen.recurrent.scan_cpu import BLOCK, carry_arrays, flat
 from tianwen.recurrent.threads import share, thread_count
 from tianwen.recurrent.wkv_kernels import TILE, backward_kernel, forward_kernel
@@ -133,7 +134,7 @@ def _of_first(adjoint: Tensor, state: Tensor) -> Tensor:
 
 
 def _marks_shape(k: Tensor) -> tuple[int, int, int, int]:
-    return k.shape[0], (k.shape[1] + TILE - 1) // TILE, 3, k.shape[2]
+    return k.shape[0], k.shape[1] // TILE + 2, 3, k.shape[2]  # never 0 or 1, which an export would hold fixed
 
 
 def _rows(k: Tensor, v: Tensor) -> tuple[tuple[Any, Any], tuple[int, int, int, int]]:
@@ -172,3 +173,10 @@ def _gradients(ctx: Any, dout: Tensor, dlast: Tensor, dmarks: Tensor) -> tuple[T
 
 
 wkv_operator.register_autograd(_gradients, setup_context=_save)
+
+
+def _second(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    raise InputError("A second derivative went through wkv, which has a first one only. Detach its gradient.")
+
+
+wkv_backward.register_autograd(_second)
