@@ -5,6 +5,7 @@ panels  {panel: {line: {"curve": [[x, y], ...]}}}
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,8 +21,9 @@ def plot(panels: Mapping[str, Mapping[str, Any]], *, what: str, columns: int = 2
     for i, (title, lines) in enumerate(panels.items()):
         x, y = GAP + (i % columns) * (WIDTH + GAP), GAP + (i // columns) * (HEIGHT + GAP)
         drawn.append(f'<g transform="translate({x},{y})">{_panel(title, lines, colour)}</g>')
+    columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    wide, high = GAP + columns * (WIDTH + GAP), GAP + rows * (HEIGHT + GAP) + 20
+    wide, high = GAP + max(GAP * 5 + WIDTH, columns * (WIDTH + GAP)), GAP + rows * (HEIGHT + GAP) + 20
     legend = "".join(
         f'<text x="{GAP + i * 96}" y="{high - 12}" fill="{colour[name]}">&#9644; {name}</text>'
         for i, name in enumerate(names)
@@ -31,6 +33,15 @@ def plot(panels: Mapping[str, Mapping[str, Any]], *, what: str, columns: int = 2
         f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'
         f'<text x="{GAP}" y="18">{what}, by number of steps</text>{"".join(drawn)}{legend}</svg>\n'
     )
+
+
+def as_json(panels: Mapping[str, Mapping[str, Any]]) -> str:
+    """The panels as JSON, one line of text a curve."""
+    parts = []
+    for title, lines in panels.items():
+        inner = ",\n".join(f"  {json.dumps(name)}: {json.dumps(line)}" for name, line in lines.items())
+        parts.append(f" {json.dumps(title)}: {{\n{inner}\n }}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _panel(title: str, lines: Mapping[str, Any], colour: Mapping[str, str]) -> str:

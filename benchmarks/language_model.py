@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from curves import plot
+from curves import as_json, plot
 
 from tianwen.backbone.mixers import MIXERS
 from tianwen.write.learning import TrainLmSettings, fit_language_model
@@ -94,7 +94,7 @@ def main() -> None:
             if not options.json:
                 print(f"{length:5} {mixer:10} {told['bits']:.3f} bits  {told['seconds']} s", flush=True)
             if options.curves:
-                options.curves.write_text(json.dumps(known, indent=1) + "\n")
+                options.curves.write_text(as_json(known))
     if options.plot:
         options.plot.write_text(plot(known, what="bits a character, on text held out"))
     if options.json:

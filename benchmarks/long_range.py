@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from curves import plot
+from curves import as_json, plot
 from long_range_tasks import Task, copying, digits, listops, selective_copying
 from torch import Tensor, nn
 
@@ -163,7 +163,7 @@ def main() -> None:
             if not options.json:
                 print(f"{task.name:12} {name:10} {told['accuracy']:.3f}  {told['seconds']} s", flush=True)
             if options.curves:
-                options.curves.write_text(json.dumps(known, indent=1) + "\n")
+                options.curves.write_text(as_json(known))
     if options.plot:
         options.plot.write_text(plot(known, what="accuracy"))
     if options.json:
