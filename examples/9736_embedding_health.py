@@ -47,7 +47,7 @@ class Size:
     lr: float
 
 
-QUICK, FULL = Size(300, 600, 1.5e-2), Size(1000, 5000, 2e-3)
+QUICK, FULL = Size(300, 400, 2e-2), Size(1000, 5000, 2e-3)
 
 
 class Text:
