@@ -137,6 +137,8 @@ def test_many_children_of_one_place_are_written_as_whole_rows():
     scores = torch.randn(4, VOCABULARY)
     hold = processor(trie)
     assert torch.equal(hold(prompted(rows), scores), expected(oracle, rows, scores))
+    scores[:, [2, 20]] = torch.tensor([torch.nan, torch.inf])  # a broken score of what is forbidden does no harm
+    assert torch.equal(hold(prompted(rows), scores), expected(oracle, rows, scores))
     rows = [(4,), (5,), (4,), (6,)]
     assert torch.equal(hold(prompted(rows), scores), expected(oracle, rows, scores))
 

@@ -138,11 +138,10 @@ class ScoreBuffers:
             return None
         if len(target):
             return buffer.handed_out(lists)
-        bias = torch.full((scores.shape[1],), -math.inf, dtype=scores.dtype)
-        bias[torch.from_numpy(token.astype(np.int64))] = 0
+        allowed = np.zeros(scores.shape[1], np.bool_)
+        allowed[token] = True
         buffer.written = None
-        with torch.no_grad():
-            torch.add(scores, bias, out=buffer.scores)
+        _select(buffer.array, given, allowed, MINUS_INFINITY[scores.dtype])
         return buffer.handed_out(None)
 
     def _computed(
@@ -262,3 +261,11 @@ def _write(out, scores, lists, old, minus_infinity):
         for at in range(row_ptr[k], row_ptr[k + 1]):
             out[i, token[at]] = 0 if free[k] else scores[i, token[at]]
     return FINE
+
+
+@filling_kernel
+def _select(out, scores, allowed, minus_infinity):
+    """Whole rows: the score where its token is allowed, -inf elsewhere (adding -inf would keep a NaN)."""
+    for i in range(len(out)):
+        for v in range(len(allowed)):
+            out[i, v] = scores[i, v] if allowed[v] else minus_infinity
