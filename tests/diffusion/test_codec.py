@@ -102,6 +102,7 @@ def test_files_that_are_none():
     broken = [b"", b"PNG", data[:-1], data + b"x", data[:20], data.replace(b'"entries": 8', b'"entries": 9')]
     broken += [data.replace(b'"pictures": 2', b'"pictures": -2'), data.replace(b'"times"', b'"items"')]
     broken += [data.replace(b'"shape": [1, 2, 2]', b'"shape": 3'), data.replace(fingerprint().encode(), b"00000000")]
+    broken += [data.replace(b'"pictures": 2', b'"pictures": Infinity'), data[:6] + b"[" * 100_000]
     for wrong in broken:
         assert wrong != data
         with pytest.raises(InputError):

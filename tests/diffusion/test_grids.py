@@ -79,6 +79,10 @@ def test_a_number_of_steps_that_cannot_be(steps):
         ([999, 0.5], "whole number"),
         ([True], "whole number"),
         (["999"], "whole number"),
+        (None, "list of times"),
+        (5, "list of times"),
+        (torch.tensor([[999, 1]]), "whole number"),
+        (torch.tensor([999.0, 1.0]), "whole number"),
         ("leading", "logsnr, uniform, trailing, quadratic"),
     ],
 )

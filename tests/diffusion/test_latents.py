@@ -33,6 +33,10 @@ def test_a_picture_comes_back_from_its_latent(steps):
     assert float((plain - x0).abs().max()) > 0.05  # what the refinements are for
 
 
+def test_no_pictures_have_no_latents():
+    assert encode(ORACLE, torch.zeros(0, 3), schedule=POST, steps=3).shape == (0, 3)
+
+
 def test_inversion_of_a_model_that_is_not_linear():
     def model(x, t):
         return ORACLE(x, t) + 0.05 * torch.sin(3 * x)

@@ -234,6 +234,7 @@ def test_fresh_noise_only_where_eta_asks_for_it():
         ({"eta": -1.0}, "at least 0"),
         ({"eta": math.nan}, "at least 0"),
         ({"seeds": []}, "one integer for each"),
+        ({"seeds": None}, "one a picture"),
         ({"seeds": [1.5]}, "whole number"),
         ({"seeds": -1}, "whole number"),
         ({"seeds": [2**64]}, "whole number"),
@@ -254,6 +255,8 @@ def test_options_that_cannot_be_are_refused_with_a_sentence(options, reason):
 def test_a_shape_or_an_answer_that_does_not_fit():
     with pytest.raises(InputError, match="no batch"):
         sample(ORACLE, (3, 0), schedule=POST, seeds=0)
+    with pytest.raises(InputError, match="list of sizes"):
+        sample(ORACLE, 3, schedule=POST, seeds=0)
     with pytest.raises(InputError, match=r"answered \[1, 3\]"):
         sample(lambda x, t: torch.zeros(1, 3), (2,), schedule=POST, seeds=0)
 
@@ -267,6 +270,11 @@ def test_the_model_gets_long_times_and_its_own_type():
         return x
 
     assert sample(model, (3,), schedule=POST, steps=2, seeds=[1, 2], dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_a_model_may_work_in_place():
+    plain = sample(lambda x, t: 0.5 * x, (3,), schedule=POST, steps=4, seeds=0)
+    assert torch.equal(sample(lambda x, t: x.mul_(0.5), (3,), schedule=POST, steps=4, seeds=0), plain)
 
 
 def test_every_step_can_be_watched_and_changed():

@@ -63,7 +63,8 @@ def test_a_number_of_times_that_is_none(T):
 
 
 @pytest.mark.parametrize(
-    "A", [[], [0.5, 0.5], [0.4, 0.5], [1.0, 0.5], [0.5, -0.1], [float("nan")], [[0.5]], [0.5, np.inf]]
+    "A",
+    [[], [0.5, 0.5], [0.4, 0.5], [1.0, 0.5], [0.5, -0.1], [float("nan")], [[0.5]], [0.5, np.inf], ["a"], [[1], [1, 2]]],
 )
 def test_amplitudes_that_do_not_fall(A):
     with pytest.raises(InputError):

@@ -157,6 +157,26 @@ def test_labels_where_there_are_no_classes():
         LightUNet(TINY)(torch.randn(1, 1, 16, 16), torch.tensor([3]), torch.tensor([0]))
 
 
+@BOTH
+@pytest.mark.parametrize(
+    ("t", "labels", "reason"),
+    [
+        ([0], None, "2 pictures need 2 times"),
+        ([0, 1], [0], "2 pictures need 2 times"),
+        ([0, 50], None, "times 0 to 49.*T of the schedule"),
+        ([-1, 0], None, "times 0 to 49"),
+        ([0.0, 0.5], None, "whole numbers"),
+        ([0, 1], [0, 3], "labels 0 to 2.*given was 3"),
+    ],
+)
+@pytest.mark.parametrize("gradients", [True, False])
+def test_times_and_labels_that_the_network_does_not_know(kind, t, labels, reason, gradients):
+    net = kind(UNetConfig(**TINY.to_dict() | {"classes": 3}))
+    labels = None if labels is None else torch.tensor(labels)
+    with torch.set_grad_enabled(gradients), pytest.raises(InputError, match=reason):
+        net(torch.randn(2, 1, 8, 8), torch.tensor(t), labels)
+
+
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [

@@ -51,6 +51,8 @@ class CodecSettings:
 
     def __post_init__(self) -> None:
         checked_shape(self.shape)
+        if not self.times or not all(type(t) is int for t in self.times):
+            raise InputError(f"The times of the chain are whole numbers; given was {self.times[:8]}.")
         if not isinstance(self.entries, int) or self.entries < 2 or self.entries & (self.entries - 1):
             raise InputError(f"A codebook has a power of two of entries, 2, 4, 8 ...; given was {self.entries!r}.")
         if self.entries > 1 << 16:
@@ -183,7 +185,7 @@ def from_bytes(data: bytes) -> tuple[Int[Tensor, " batch S"], CodecSettings]:
             numbers=values["numbers"],
         )
         return torch.from_numpy(_unpacked(packed, pictures, settings)), settings
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"This is no file of compressed pictures that can be read: {error}.") from None

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,10 @@ def _checked_steps(steps: int, T: int) -> int:
 
 
 def _checked_list(grid: Iterable[int], T: int, steps: int | None) -> list[int]:
-    times = [t.item() if hasattr(t, "item") else t for t in grid]  # type: ignore[attr-defined]
+    if not isinstance(grid, Iterable):
+        raise InputError(f"A grid is a name ({', '.join(get_args(GridName))}) or a list of times; given was {grid!r}.")
+    plain: Iterable[Any] = grid.tolist() if hasattr(grid, "tolist") else grid  # type: ignore[attr-defined] - arrays
+    times = [t.item() if hasattr(t, "item") else t for t in plain]
     shown = f"{times[:8]}{' …' if len(times) > 8 else ''}"
     if not times or not all(isinstance(t, int) and not isinstance(t, bool) for t in times):
         raise InputError(f"A grid must be a name or a list of at least one whole number; given was {shown}.")

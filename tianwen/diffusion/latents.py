@@ -87,7 +87,7 @@ def _secant(image: Tensor, residual: Tensor, image_before: Tensor, residual_befo
         share = float((rest.double() * change).sum()) / length if length > 0 else 0.0
         share = min(max(share, -10.0), 10.0)  # a model that is no contraction must not throw the chain away
         points.append((1 - share) * now + share * then)
-    return torch.stack(points)
+    return torch.stack(points) if points else image
 
 
 @torch.no_grad()

@@ -32,6 +32,8 @@ def checked_seeds(seeds: int | Iterable[int]) -> list[int]:
     """The seeds as a list; a single integer is one picture. Raises InputError for anything that is no seed."""
     if isinstance(seeds, int | np.integer):
         seeds = [int(seeds)]
+    if not isinstance(seeds, Iterable):
+        raise InputError(f"Seeds are whole numbers, one a picture, such as range(16); given was {seeds!r}.")
     numbers = [seed.item() if hasattr(seed, "item") else seed for seed in seeds]  # type: ignore[attr-defined]
     if not numbers:
         raise InputError("No seeds were given: give one integer for each picture wanted, such as range(16).")

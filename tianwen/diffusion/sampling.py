@@ -161,7 +161,8 @@ def look(
     model: Model, x: Tensor, t: int, move: Transition, *, target: Target, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """The picture and the noise that the model sees in x at time t, each [batch, *shape], in the type of x."""
-    prediction = model(x.to(dtype), torch.full((x.shape[0],), t, dtype=torch.long, device=x.device))
+    # A copy: a model may work in place, but the state is still needed.
+    prediction = model(x.to(dtype, copy=True), torch.full((x.shape[0],), t, dtype=torch.long, device=x.device))
     if prediction.shape != x.shape:
         raise InputError(
             f"The model was given {list(x.shape)} and answered {list(prediction.shape)}; its answer must have the "
@@ -181,6 +182,8 @@ def one_by_one(model: Model) -> Model:
 
 def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """The shape of one picture as a tuple of whole numbers of at least 1."""
+    if not isinstance(shape, Iterable):
+        raise InputError(f"The shape is a list of sizes, such as (3, 64, 64) or (5,); given was {shape!r}.")
     sizes = tuple(size if isinstance(size, bool) or not hasattr(size, "__index__") else index(size) for size in shape)
     if not all(type(size) is int and size >= 1 for size in sizes):
         raise InputError(f"The shape is that of one picture, such as (3, 64, 64), no batch; given was {shape!r}.")

@@ -77,7 +77,10 @@ class Schedule:
     @classmethod
     def from_amplitudes(cls, A: object, *, name: str = "own") -> Schedule:
         """A schedule of your own from the T values of A, first the cleanest; sequence, array or tensor."""
-        values = np.asarray(A, dtype=np.float64)
+        try:
+            values = np.asarray(A.detach().cpu() if isinstance(A, Tensor) else A, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise InputError("The amplitudes must be a flat list of numbers, the cleanest time first.") from None
         if values.ndim != 1 or not values.size:
             raise InputError(f"The amplitudes must be a list of at least one number; given was shape {values.shape}.")
         falling = np.diff(np.concatenate([[1.0], values]))

@@ -29,6 +29,7 @@ from tianwen.diffusion.unet_parts import (
     UNetConfig,
     check_picture,
     check_side,
+    check_times,
     conv,
     dense,
     no_labels_expected,
@@ -121,6 +122,7 @@ class LightUNet(nn.Module):
         cannot be halved often enough, and for labels where there are no classes.
         """
         check_picture(x, colours=self.config.colours, halvings=self.halvings)
+        check_times(t, labels, batch=x.shape[0], times=self.config.times)
         return self.same_bits.run(self._run, x, t, labels)
 
     def _run(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:

@@ -146,7 +146,13 @@ class ClassEmbedding(nn.Module):
         """Rows of the labels; None and -1 stand for "no label"."""
         if labels is None:
             labels = torch.full((batch,), -1, device=self.rows.weight.device)
-        return self.rows(torch.where(labels < 0, self.classes, labels))
+        if labels.device.type == "cpu" and labels.numel() and int(labels.max()) >= self.classes:
+            top = int(labels.max())
+            raise InputError(
+                f"This network knows the labels 0 to {self.classes - 1}, and -1 for none; given was {top}."
+            )
+        # Elsewhere nothing is looked at, so that no device is waited for; a label too high finds no row and fails.
+        return self.rows(torch.where(labels < 0, self.classes, labels + (labels >= self.classes)))
 
 
 def run_block(parts: nn.Module, x: Tensor, e: Tensor) -> Tensor:
@@ -172,6 +178,20 @@ def check_side(side: int, halvings: int) -> None:
             f"Pictures of side {side} can be halved {often} times, but this network would halve them {halvings} times. "
             f"Choose a side that is a multiple of {unit}, such as {-(-side // unit) * unit}, fewer multipliers, or, "
             f"for the light network, smallest_side={max(1, side // 2**often)}."
+        )
+
+
+def check_times(t: Tensor, labels: Tensor | None, *, batch: int, times: int) -> None:
+    """Refuse another number of times or labels than pictures, and (on a CPU) times that the network does not know."""
+    if t.shape != (batch,) or (labels is not None and labels.shape != (batch,)):
+        given = list(t.shape) if labels is None else f"{list(t.shape)} and {list(labels.shape)}"
+        raise InputError(f"{batch} pictures need {batch} times (and labels, if any), one each; given were {given}.")
+    if t.is_floating_point() or (labels is not None and labels.is_floating_point()):
+        raise InputError("Times and labels are whole numbers; times count from 0, not from 0.0 to 1.0.")
+    if t.device.type == "cpu" and batch and not 0 <= int(t.min()) <= int(t.max()) < times:
+        raise InputError(
+            f"This network was made for the times 0 to {times - 1}; given were times from {int(t.min())} to "
+            f"{int(t.max())}. Its `times` and the T of the schedule must be the same."
         )
 
 
