@@ -23,6 +23,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ import torch
 from picture_measures import CLASSES, Classifier, as_floats, frechet, look, read_fashion, share_inside, train_classifier
 from torch import Tensor, nn
 
-from tianwen.diffusion.generator import How
+from tianwen.diffusion.drawer import How
 from tianwen.diffusion.grid_images import page, to_bytes, write_png
-from tianwen.diffusion.learning import DiffusionLoss, PictureBatches, TrainDrawSettings, train_generator
+from tianwen.diffusion.learning import DiffusionLoss, PictureBatches, TrainDrawSettings, train_drawer
 from tianwen.diffusion.picture_cache import Pictures, pictures_of
 from tianwen.diffusion.schedule import Schedule
 from tianwen.training import FitSettings, fit
@@ -106,22 +107,35 @@ def by_steps(draw: Any, judge: Classifier, real: np.ndarray, count: int, given: 
     return found
 
 
+def spend(seconds: float, train: Callable[[int], object]) -> None:
+    """Call train(steps in all) until about so much processor time is used; every call goes on from the one before."""
+    steps, wanted, used = 0, FIRST, 0.0
+    while True:  # the first stretches are mostly warming up and looking, so a speed says little until the last
+        began = time.process_time()
+        train(wanted)
+        lasted = time.process_time() - began
+        used, each, steps = used + lasted, lasted / (wanted - steps), wanted
+        if used > 0.97 * seconds:
+            return
+        wanted = steps + max(1, round((seconds - used) / each))
+
+
 def our_net(name: str, pictures: Pictures, folder: Path, given: argparse.Namespace) -> Any:
     """Train one of ours for the processor time given; a function (how, count) -> pictures."""
     how = TrainDrawSettings(
         side=given.side, net=name, blocks=1, batch=32, steps=FIRST, samples_every=10**9, seed=0, width=given.width
     )
-    began = time.process_time()
-    train_generator(pictures, folder, settings=how, quiet=True)
-    each = (time.process_time() - began) / FIRST
-    steps = max(FIRST, round(given.seconds / each))
-    generator = train_generator(pictures, folder, settings=replace(how, steps=steps), quiet=True)
-    labels = [CLASSES[k] for k in range(len(CLASSES))]
+    found = []
+    spend(
+        given.seconds,
+        lambda steps: found.append(train_drawer(pictures, folder, settings=replace(how, steps=steps), quiet=True)),
+    )
+    drawer = found[-1]
+    drawer.net.same_bits.exact = False  # type: ignore[union-attr]  # nobody asks for a picture again
 
     def draw(how: How, count: int) -> Tensor:
-        how = replace(how, exact=False)
         parts = [range(k, min(k + 100, count)) for k in range(0, count, 100)]
-        return torch.cat([generator.draw(seeds=part, labels=labels, how=how) for part in parts])
+        return torch.cat([drawer.draw(seeds=part, labels=CLASSES, how=how) for part in parts])
 
     return draw
 
@@ -161,10 +175,12 @@ def diffusers_net(pictures: Pictures, folder: Path, given: argparse.Namespace) -
     precision = "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
     settings = FitSettings(steps=FIRST, precision=precision, ema_decay=0.999, quiet=True)
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6)
-    began = time.process_time()
-    fit(net, loss, batches, optimiser=optimiser, settings=settings, folder=folder)
-    steps = max(FIRST, round(given.seconds / (time.process_time() - began) * FIRST))
-    fit(net, loss, batches, optimiser=optimiser, settings=replace(settings, steps=steps), folder=folder)
+    spend(
+        given.seconds,
+        lambda steps: fit(
+            net, loss, batches, optimiser=optimiser, settings=replace(settings, steps=steps), folder=folder
+        ),
+    )
 
     @torch.no_grad()
     def draw(how: How, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Run by test_crash.py: train a tiny generator, kill it at random moments, start it again, print the outcome.
+"""Run by test_crash.py: train a tiny drawer, kill it at random moments, start it again, print the outcome.
 
     python tests/diffusion/crash_rounds.py FOLDER ROUNDS
 
@@ -41,7 +41,7 @@ def train(pictures: Path, out: Path) -> None:
     settings = learning.TrainDrawSettings(
         steps=STEPS, batch=4, side=8, width=8, blocks=1, times=20, samples_every=9, flip=True, precision="fp32"
     )
-    learning.train_generator(pictures, out, settings=settings, quiet=True, checkpoint_every=4)
+    learning.train_drawer(pictures, out, settings=settings, quiet=True, checkpoint_every=4)
 
 
 def start(pictures: Path, out: Path) -> int:
@@ -61,7 +61,7 @@ def start(pictures: Path, out: Path) -> int:
 
 
 def outcome(out: Path) -> dict[str, str]:
-    """Checksums of the generator, of the state of the run, and of the pages of samples."""
+    """Checksums of the drawer, of the state of the run, and of the pages of samples."""
     state = out / "run" / "checkpoints" / f"step-{STEPS:08d}"
     files = [out / "model.safetensors", *state.glob("*.safetensors"), *sorted((out / "samples").glob("*.png"))]
     return {str(file.relative_to(out)): sha256(file.read_bytes()).hexdigest() for file in files}

@@ -1,11 +1,11 @@
-"""A generator and pictures so small that tests are quick."""
+"""A drawer and pictures so small that tests are quick."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from tianwen.diffusion.generator import Generator, GeneratorSettings, new_net
+from tianwen.diffusion.drawer import Drawer, DrawerSettings, new_net
 from tianwen.diffusion.learning import TrainDrawSettings
 from tianwen.diffusion.picture_cache import Pictures, pictures_of
 from tianwen.diffusion.unet_parts import UNetConfig
@@ -13,14 +13,14 @@ from tianwen.diffusion.unet_parts import UNetConfig
 SIDE = 8
 
 
-def small_generator(*, labels: tuple[str, ...] = ("black", "white"), **changes) -> Generator:
+def small_drawer(*, labels: tuple[str, ...] = ("black", "white"), **changes) -> Drawer:
     """Fresh weights, hence noise; everything but the pictures is as in a trained one."""
     torch.manual_seed(3)
     config = UNetConfig(
         side=SIDE, colours=1, width=8, multipliers=(1, 2), blocks=1, groups=8, times=100, classes=len(labels)
     )
-    settings = GeneratorSettings(config, labels=labels, **changes)
-    return Generator(new_net(settings), settings)
+    settings = DrawerSettings(config, labels=labels, **changes)
+    return Drawer(new_net(settings), settings)
 
 
 def small_pictures(count: int = 24) -> Pictures:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tests.diffusion.small import SIDE, small_generator
+from tests.diffusion.small import SIDE, small_drawer
 from tianwen.cli import app
 from tianwen.diffusion import learning
 from tianwen.diffusion.grid_images import GAP, png_bytes
@@ -26,7 +26,7 @@ def run(*words: object) -> tuple[int, str, str]:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    small_generator().save(tmp_path / "model")
+    small_drawer().save(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -146,7 +146,7 @@ def test_train_names_what_it_could_not_read_and_draws(tmp_path, monkeypatch):
         (("sample", "MODEL", "--guidance", 2), 1, "needs a label to insist on"),
         (("sample", "MODEL", "--eta", -1), 1, "eta"),
         (("sample", "MODEL", "--count", 0), 2, "'--count'"),
-        (("sample", "nothing"), 1, "There is no generator in 'nothing'"),
+        (("sample", "nothing"), 1, "There is no drawer in 'nothing'"),
         (("sample", "MODEL", "--steps", 1, "--out", "."), 1, "is a folder: name a file"),
         (("interpolate", "1", "none.png", "--model", "MODEL"), 1, "none.png cannot be read: no such file"),
         (("encode", "none.png", "--model", "MODEL", "--out", "x"), 1, "no such file"),

@@ -12,8 +12,8 @@ import torch
 
 from tests.diffusion.small import SIDE, small_pictures, small_settings
 from tianwen.diffusion import learning
-from tianwen.diffusion.generator import Generator
-from tianwen.diffusion.learning import DiffusionLoss, PictureBatches, TrainDrawSettings, net_config, train_generator
+from tianwen.diffusion.drawer import Drawer
+from tianwen.diffusion.learning import DiffusionLoss, PictureBatches, TrainDrawSettings, net_config, train_drawer
 from tianwen.diffusion.picture_cache import pictures_of
 from tianwen.diffusion.schedule import Schedule
 from tianwen.errors import InputError, TrainingError
@@ -25,8 +25,8 @@ def few_shown(monkeypatch):
     monkeypatch.setattr(learning, "SHOWN", 2)
 
 
-def weights(generator: Generator) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in generator.net.state_dict().items()}
+def weights(drawer: Drawer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in drawer.net.state_dict().items()}
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -35,8 +35,8 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_it_learns_two_kinds_of_pictures_and_their_labels(tmp_path):
     settings = small_settings(steps=120, batch=8, learning_rate=0.02, ema_decay=0.95, samples_every=60)
-    generator = train_generator(small_pictures(), tmp_path / "g", settings=settings, precision="fp32", quiet=True)
-    x = generator.draw(8, labels=["light above", "dark above"])  # [8, 1, side, side]
+    drawer = train_drawer(small_pictures(), tmp_path / "g", settings=settings, precision="fp32", quiet=True)
+    x = drawer.draw(8, labels=["light above", "dark above"])  # [8, 1, side, side]
     above, below = x[:, 0, : SIDE // 2].mean((1, 2)), x[:, 0, SIDE // 2 :].mean((1, 2))
     assert (above - below)[0::2].min() > 1
     assert (above - below)[1::2].max() < -1
@@ -48,24 +48,24 @@ def test_it_learns_two_kinds_of_pictures_and_their_labels(tmp_path):
 
 def test_what_a_run_leaves(tmp_path):
     settings = small_settings(samples_every=3, storage="fp16")
-    generator = train_generator(small_pictures(), tmp_path / "g", settings=settings, quiet=True)
+    drawer = train_drawer(small_pictures(), tmp_path / "g", settings=settings, quiet=True)
     assert sorted(path.name for path in (tmp_path / "g/samples").iterdir()) == [
         "step-00000003.png",
         "step-00000006.png",
     ]
-    loaded = Generator.load(tmp_path / "g")
-    assert loaded.settings == generator.settings
+    loaded = Drawer.load(tmp_path / "g")
+    assert loaded.settings == drawer.settings
     assert loaded.settings.about == {"steps": 6, "pictures": 24}
     assert loaded.settings.labels == ("light above", "dark above")
 
 
 def test_a_run_cut_in_two_ends_with_the_same_weights(tmp_path):
     pictures = small_pictures()
-    once = train_generator(pictures, tmp_path / "a", settings=small_settings(), quiet=True)
-    train_generator(pictures, tmp_path / "b", settings=small_settings(steps=2), quiet=True)
-    twice = train_generator(pictures, tmp_path / "b", settings=small_settings(), quiet=True)
+    once = train_drawer(pictures, tmp_path / "a", settings=small_settings(), quiet=True)
+    train_drawer(pictures, tmp_path / "b", settings=small_settings(steps=2), quiet=True)
+    twice = train_drawer(pictures, tmp_path / "b", settings=small_settings(), quiet=True)
     assert same(weights(once), weights(twice))
-    other = train_generator(pictures, tmp_path / "c", settings=small_settings(seed=1), quiet=True)
+    other = train_drawer(pictures, tmp_path / "c", settings=small_settings(seed=1), quiet=True)
     assert not same(weights(once), weights(other))
 
 
@@ -80,15 +80,15 @@ def test_a_run_cut_in_two_ends_with_the_same_weights(tmp_path):
     ],
 )
 def test_a_run_is_not_resumed_as_another(tmp_path, changes, said):
-    train_generator(small_pictures(), tmp_path, settings=small_settings(steps=1), quiet=True)
+    train_drawer(small_pictures(), tmp_path, settings=small_settings(steps=1), quiet=True)
     with pytest.raises(TrainingError, match=said):
-        train_generator(small_pictures(), tmp_path, settings=small_settings(steps=2, **changes), quiet=True)
+        train_drawer(small_pictures(), tmp_path, settings=small_settings(steps=2, **changes), quiet=True)
 
 
 def test_nor_with_other_pictures(tmp_path):
-    train_generator(small_pictures(), tmp_path, settings=small_settings(steps=1), quiet=True)
+    train_drawer(small_pictures(), tmp_path, settings=small_settings(steps=1), quiet=True)
     with pytest.raises(TrainingError, match=r"data\.pictures was"):
-        train_generator(small_pictures(20), tmp_path, settings=small_settings(steps=2), quiet=True)
+        train_drawer(small_pictures(20), tmp_path, settings=small_settings(steps=2), quiet=True)
 
 
 def test_not_a_number_is_rolled_back_and_then_given_up_with_a_sentence(tmp_path, monkeypatch):
@@ -101,12 +101,12 @@ def test_not_a_number_is_rolled_back_and_then_given_up_with_a_sentence(tmp_path,
 
     monkeypatch.setattr(DiffusionLoss, "mean", sick)
     options = {"checkpoint_every": 2, "skip_limit": 2, "quiet": True, "evaluate_every": 100}
-    train_generator(small_pictures(), tmp_path / "a", settings=small_settings(steps=12), **options)
+    train_drawer(small_pictures(), tmp_path / "a", settings=small_settings(steps=12), **options)
     events = [json.loads(line).get("event") for line in (tmp_path / "a/run/log.jsonl").read_text().splitlines()]
     assert events.count("rollback") == 1
     monkeypatch.setattr(DiffusionLoss, "mean", lambda self, net, *given: mean(self, net, *given) * math.nan)
     with pytest.raises(TrainingError, match="Lower the learning rate"):
-        train_generator(small_pictures(), tmp_path / "b", settings=small_settings(steps=12), **options)
+        train_drawer(small_pictures(), tmp_path / "b", settings=small_settings(steps=12), **options)
 
 
 @pytest.mark.parametrize("target", ["eps", "x0", "v"])
@@ -168,7 +168,7 @@ def test_levels_for_every_side(halved):
 def test_what_cannot_be_trained(tmp_path, changes, said):
     pictures = pictures_of(np.zeros((2, 1, changes.get("side", SIDE), changes.get("side", SIDE)), np.uint8))
     with pytest.raises(InputError, match=said):
-        train_generator(pictures, tmp_path, settings=small_settings(**changes), quiet=True)
+        train_drawer(pictures, tmp_path, settings=small_settings(**changes), quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -181,14 +181,14 @@ def test_settings_that_cannot_be(changes):
 
 
 def test_pictures_that_are_no_squares(tmp_path):
-    with pytest.raises(InputError, match="a generator learns squares"):
-        train_generator(pictures_of(np.zeros((2, 1, 8, 12), np.uint8)), tmp_path, settings=small_settings(), quiet=True)
+    with pytest.raises(InputError, match="a drawer learns squares"):
+        train_drawer(pictures_of(np.zeros((2, 1, 8, 12), np.uint8)), tmp_path, settings=small_settings(), quiet=True)
 
 
 def test_variances_are_measured_once_and_kept(tmp_path):
     settings = small_settings(steps=1, analytic=True)
-    train_generator(small_pictures(), tmp_path, settings=settings, quiet=True)
-    unexplained = Generator.load(tmp_path).settings.unexplained
+    train_drawer(small_pictures(), tmp_path, settings=settings, quiet=True)
+    unexplained = Drawer.load(tmp_path).settings.unexplained
     assert unexplained is not None
     assert len(unexplained) == 20
     assert all(0 < one <= 1 for one in unexplained)
@@ -196,13 +196,13 @@ def test_variances_are_measured_once_and_kept(tmp_path):
 
 def test_the_paper_like_net_and_attention_train_too(tmp_path):
     settings = small_settings(steps=2, net="paper", attention=(4,))
-    generator = train_generator(small_pictures(), tmp_path, settings=settings, quiet=True)
-    assert type(Generator.load(tmp_path).net).__name__ == type(generator.net).__name__ == "PaperUNet"
+    drawer = train_drawer(small_pictures(), tmp_path, settings=settings, quiet=True)
+    assert type(Drawer.load(tmp_path).net).__name__ == type(drawer.net).__name__ == "PaperUNet"
 
 
 def test_without_labels_none_are_learnt(tmp_path):
     settings = small_settings(steps=1, use_labels=False)
-    assert train_generator(small_pictures(), tmp_path, settings=settings, quiet=True).settings.labels == ()
+    assert train_drawer(small_pictures(), tmp_path, settings=settings, quiet=True).settings.labels == ()
 
 
 def test_a_folder_of_one_picture_trains_with_a_word(tmp_path: Path):
@@ -211,6 +211,6 @@ def test_a_folder_of_one_picture_trains_with_a_word(tmp_path: Path):
     Image.new("L", (9, 9), 40).save(tmp_path / "p" / "1.png")
     known = learning.read_folder(tmp_path / "p", tmp_path / "g", small_settings())
     assert "With 1 picture a model learns little more" in known.report.sentences()[-1]
-    train_generator(tmp_path / "p", tmp_path / "g", settings=small_settings(steps=1), quiet=True)
+    train_drawer(tmp_path / "p", tmp_path / "g", settings=small_settings(steps=1), quiet=True)
     with pytest.raises(InputError, match="take a multiple of 4"):
-        train_generator(tmp_path / "none", tmp_path / "g", settings=small_settings(side=30), quiet=True)
+        train_drawer(tmp_path / "none", tmp_path / "g", settings=small_settings(side=30), quiet=True)

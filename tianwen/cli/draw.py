@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from tianwen.diffusion.generator import Generator, How
+    from tianwen.diffusion.drawer import Drawer, How
 
 draw = group("Draw pictures with a diffusion model, or train one on a folder of your own.")
 app.add_typer(draw, name="draw")
@@ -76,7 +76,7 @@ class Storage(str, Enum):
 
 
 Model = Annotated[
-    Path | None, typer.Option("--model", metavar="DIR", help="A generator of your own instead of the bundled one.")
+    Path | None, typer.Option("--model", metavar="DIR", help="A drawer of your own instead of the bundled one.")
 ]
 Steps = Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="Steps from noise to picture.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Picture k has this seed plus k.")]
@@ -103,7 +103,7 @@ Columns = Annotated[int | None, typer.Option("--columns", metavar="N", min=1, he
 @draw.command("train")
 def draw_train(
     pictures: Annotated[Path, typer.Argument(metavar="PICTURES", help="A folder; its subfolders become labels.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the generator.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the drawer.", show_default=False)],
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How long to train.")] = 10_000,
     batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Pictures in a step.")] = 32,
     learning_rate: Annotated[float, typer.Option("--learning-rate", metavar="X", help="Of AdamW.")] = 1e-3,
@@ -140,7 +140,7 @@ def draw_train(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a generator on the pictures of a folder.
+    """Train a drawer on the pictures of a folder.
 
     Pictures of any size and kind; what cannot be read is named and left out. Started again with the same folder,
     training goes on where it was stopped; pages of samples appear in DIR/samples.
@@ -176,15 +176,15 @@ def draw_train(
         known = learning.read_folder(pictures, out, how, progress=bar)
     if not quiet:
         typer.echo("\n".join(known.report.sentences()), err=True)
-    learning.train_generator(known, out, settings=how, quiet=quiet, checkpoint_every=checkpoint_every)
+    learning.train_drawer(known, out, settings=how, quiet=quiet, checkpoint_every=checkpoint_every)
     told = {"model": str(out), "pictures": len(known), "unreadable": len(known.report.unreadable)}
-    say(f"The generator is in {out}. Draw with it: tianwen draw sample {out}", told, as_json=as_json)
+    say(f"The drawer is in {out}. Draw with it: tianwen draw sample {out}", told, as_json=as_json)
 
 
 @draw.command("sample")
 def draw_sample(
     model: Annotated[
-        Path | None, typer.Argument(metavar="MODEL", help="Folder of a generator; without it the bundled one, digits.")
+        Path | None, typer.Argument(metavar="MODEL", help="Folder of a drawer; without it the bundled one, digits.")
     ] = None,
     number: Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many pictures.")] = 16,
     steps: Steps = None,
@@ -211,7 +211,7 @@ def draw_sample(
     from tianwen.terminal import progress
 
     how = _how(steps, solver, grid, eta)
-    generator = _load(model)
+    drawer = _load(model)
     seeds = range(seed, seed + number)
     frames: list[np.ndarray] = []
 
@@ -222,11 +222,11 @@ def draw_sample(
             if bar:
                 bar(len(frames), _steps_of(how))
 
-        x = generator.draw(seeds=seeds, labels=label, guidance=guidance, how=how, watch=watch)
+        x = drawer.draw(seeds=seeds, labels=label, guidance=guidance, how=how, watch=watch)
     write_png(out, page(to_bytes(x), columns=columns, zoom=zoom))
     told = {"page": str(out), "pictures": number, "seeds": [seed, seed + number - 1], "labels": label or []}
     if gif:
-        frames.insert(0, to_bytes(generator.noise(seeds)))
+        frames.insert(0, to_bytes(drawer.noise(seeds)))
         write_gif(gif, [page(frame, columns=columns, zoom=zoom) for frame in frames])
         told["gif"] = str(gif)
     say(f"{count(number, 'picture')} in {out}" + (f", the way there in {gif}" if gif else ""), told, as_json=as_json)
@@ -253,9 +253,9 @@ def draw_interpolate(
     from tianwen.diffusion.grid_images import page, to_bytes, write_png
 
     how = _how(steps, Solver.ddim, grid, None)
-    generator = _load(model)
-    ends = [_latent(generator, end, label, how) for end in (first, second)]
-    x = generator.between(ends[0], ends[1], number, labels=label, how=how)
+    drawer = _load(model)
+    ends = [_latent(drawer, end, label, how) for end in (first, second)]
+    x = drawer.between(ends[0], ends[1], number, labels=label, how=how)
     write_png(out, page(to_bytes(x), columns=columns or number, zoom=zoom))
     told = {"page": str(out), "pictures": number, "from": first, "to": second}
     say(f"{count(number, 'picture')} from {first} to {second} in {out}", told, as_json=as_json)
@@ -289,16 +289,16 @@ def draw_encode(
     from tianwen.training.atomic import write_file
 
     how = _how(steps, Solver.ddim, "logsnr", None)
-    generator = _load(model)
-    x = _read(generator, pictures)
+    drawer = _load(model)
+    x = _read(drawer, pictures)
     if compress is not None:
-        content = generator.compress(x, entries=compress, how=how)
+        content = drawer.compress(x, entries=compress, how=how)
         write_file(out, content)
-        back = generator.decompress(content)
+        back = drawer.decompress(content)
     else:
-        latents = generator.encode(x, labels=label, how=how)
+        latents = drawer.encode(x, labels=label, how=how)
         save_latents(out, latents, labels=label or [], steps=steps)
-        back = generator.decode(latents, labels=label, how=how)
+        back = drawer.decode(latents, labels=label, how=how)
     error = [float(one) for one in (back.clamp(-1, 1) - x).square().flatten(1).mean(1).sqrt() * 127.5]
     if shown is not None:
         beside = torch.stack([x, back], dim=1).flatten(0, 1)  # [2 pictures, channels, side, side]
@@ -321,13 +321,13 @@ def draw_decode(
     from tianwen.diffusion.grid_images import page, to_bytes, write_png
     from tianwen.diffusion.latent_files import read_latents, read_picks
 
-    generator = _load(model)
+    drawer = _load(model)
     content = read_picks(file)
     if content is not None:
-        x = generator.decompress(content)
+        x = drawer.decompress(content)
     else:
         found = read_latents(file)
-        x = generator.decode(
+        x = drawer.decode(
             found.latents, labels=found.labels or None, how=_how(found.steps, Solver.ddim, "logsnr", None)
         )
     write_png(out, page(to_bytes(x), columns=columns, zoom=zoom))
@@ -368,23 +368,23 @@ def draw_edit(
     if mask is not None and strength is not None:
         raise typer.BadParameter("--mask draws a part anew and all of that part: leave --strength out.")
     how = _how(steps, Solver.two_m, "logsnr", None)
-    generator = _load(model)
-    x = _read(generator, [picture])
+    drawer = _load(model)
+    x = _read(drawer, [picture])
     many = x.expand(number, -1, -1, -1)
     seeds = range(seed, seed + number)
     if mask is not None:
-        keep = _read(generator, [mask]).mean(1, keepdim=True) < 0  # [1, 1, side, side]
-        made = generator.fill(many, keep, seeds=seeds, labels=label, guidance=guidance, how=how)
+        keep = _read(drawer, [mask]).mean(1, keepdim=True) < 0  # [1, 1, side, side]
+        made = drawer.fill(many, keep, seeds=seeds, labels=label, guidance=guidance, how=how)
     else:
         wanted = 0.5 if strength is None else strength
-        made = generator.edit(many, strength=wanted, seeds=seeds, labels=label, guidance=guidance, how=how)
+        made = drawer.edit(many, strength=wanted, seeds=seeds, labels=label, guidance=guidance, how=how)
     write_png(out, page(to_bytes(torch.cat([x, made])), columns=columns, zoom=zoom))
     told = {"page": str(out), "pictures": number, "seeds": [seed, seed + number - 1]}
     say(f"{picture} and {count(number, 'variant')} in {out}", told, as_json=as_json)
 
 
 def _how(steps: int | None, solver: Solver, grid: str, eta: float | None) -> How:
-    from tianwen.diffusion.generator import How
+    from tianwen.diffusion.drawer import How
 
     times: Any = grid
     if "," in grid or grid.strip().isdigit():
@@ -401,29 +401,29 @@ def _steps_of(how: How) -> int:
     return how.steps or (DEFAULT_STEPS if isinstance(how.grid, str) else len(list(how.grid)))
 
 
-def _load(model: Path | None) -> Generator:
-    from tianwen.diffusion.generator import Generator
+def _load(model: Path | None) -> Drawer:
+    from tianwen.diffusion.drawer import Drawer
     from tianwen.training import local_device
 
-    generator = Generator.load(model)
-    generator.net.to(local_device())
-    return generator
+    drawer = Drawer.load(model)
+    drawer.net.to(local_device())
+    return drawer
 
 
-def _read(generator: Generator, paths: list[Path]) -> Tensor:
-    """Picture files as the generator wants them: [pictures, channels, side, side]."""
+def _read(drawer: Drawer, paths: list[Path]) -> Tensor:
+    """Picture files as the drawer wants them: [pictures, channels, side, side]."""
     import numpy as np
 
     from tianwen.diffusion.grid_images import from_bytes
     from tianwen.diffusion.pictures import PictureShape, read_picture
 
-    channels, side, _ = generator.shape
+    channels, side, _ = drawer.shape
     shape = PictureShape(side, channels == 1)
-    return from_bytes(np.stack([read_picture(path, shape) for path in paths])).to(generator.device)
+    return from_bytes(np.stack([read_picture(path, shape) for path in paths])).to(drawer.device)
 
 
-def _latent(generator: Generator, end: str, label: list[str] | None, how: How) -> Tensor:
+def _latent(drawer: Drawer, end: str, label: list[str] | None, how: How) -> Tensor:
     """A seed's noise or a picture's latent."""
     if end.isdigit():
-        return generator.noise([int(end)])
-    return generator.encode(_read(generator, [Path(end)]), labels=label, how=how)
+        return drawer.noise([int(end)])
+    return drawer.encode(_read(drawer, [Path(end)]), labels=label, how=how)

@@ -1,4 +1,4 @@
-"""Train a generator on a folder of pictures: one call, resumed bit for bit after every interruption.
+"""Train a drawer on a folder of pictures: one call, resumed bit for bit after every interruption.
 
 Post: 9152. Its settings (width 128, LAMB 1e-3, eps as target, half a day on one RTX 3090) are for faces of 128 x 128.
 Ours are for small pictures and a CPU: width 32, AdamW, bf16 where the processor has it, and v as target: at the
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from tianwen.diffusion.analytic import unexplained_variance
-from tianwen.diffusion.generator import Generator, GeneratorSettings, NetName, new_net
+from tianwen.diffusion.drawer import Drawer, DrawerSettings, NetName, new_net
 from tianwen.diffusion.grid_images import from_bytes, page, to_bytes, write_png
 from tianwen.diffusion.picture_cache import Pictures, Progress, open_pictures
 from tianwen.diffusion.pictures import Fit, PictureShape
@@ -51,7 +51,7 @@ SHOWN = 16
 
 @dataclass(frozen=True)
 class TrainDrawSettings:
-    """How to train a generator.
+    """How to train a drawer.
 
     `side`, `gray`, `fit`: what pictures are made into. `net`, `width`, `multipliers`, `blocks`, `attention`: the
     network. `schedule`, `times`, `zero_terminal_snr`, `target`: what it learns. `loss`: mean or sum over pixels.
@@ -133,20 +133,20 @@ def read_folder(
     folder: str | Path, out: str | Path, how: TrainDrawSettings, *, progress: Progress | None = None
 ) -> Pictures:
     """The pictures to train on, as these settings want them, kept in `out`/run/pictures; see `open_pictures`."""
-    generator_settings(how, colours=1, labels=())  # what cannot be trained is refused before all is read
+    drawer_settings(how, colours=1, labels=())  # what cannot be trained is refused before all is read
     shape = PictureShape(how.side, how.gray, how.fit)
     return open_pictures(folder, Path(out) / "run" / "pictures", shape, progress=progress)
 
 
-def train_generator(
+def train_drawer(
     pictures: str | Path | Pictures,
     out: str | Path,
     *,
     settings: TrainDrawSettings | None = None,
     quiet: bool = False,
     **fit_options: Any,
-) -> Generator:
-    """Train on a folder of pictures, or on `Pictures`, and save the generator in the folder `out`; returns it.
+) -> Drawer:
+    """Train on a folder of pictures, or on `Pictures`, and save the drawer in the folder `out`; returns it.
 
     The run, for resuming, is in `out`/run, pages of samples in `out`/samples. `fit_options` go to `FitSettings`.
     Raises InputError for a folder without pictures or settings that cannot be used, TrainingError when training cannot
@@ -154,13 +154,13 @@ def train_generator(
     """
     how, place = settings or TrainDrawSettings(), Path(out)
     known = pictures if isinstance(pictures, Pictures) else read_folder(pictures, place, how)
-    generator = untrained(known, how)
-    net = generator.net.to(local_device())
+    drawer = untrained(known, how)
+    net = drawer.net.to(local_device())
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-    look = Look(generator, known, place, how)
+    look = Look(drawer, known, place, how)
     fit(
         net,
-        DiffusionLoss(generator.schedule, how.target, summed=how.loss == "sum"),
+        DiffusionLoss(drawer.schedule, how.target, summed=how.loss == "sum"),
         PictureBatches(known, how),
         optimiser=optimiser,
         schedule=piecewise_linear(COURSE),
@@ -170,7 +170,7 @@ def train_generator(
                 "precision": how.precision or quick_precision(),
                 "ema_decay": how.ema_decay,
                 # a sum over pixels is so much longer a gradient, as its author noted
-                "clip_norm": 1.0 if how.loss == "mean" else float(np.prod(generator.shape)),
+                "clip_norm": 1.0 if how.loss == "mean" else float(np.prod(drawer.shape)),
                 "evaluate_every": how.samples_every or max(1, how.steps // 10),
                 "seed": how.seed,
                 "quiet": quiet,
@@ -181,37 +181,37 @@ def train_generator(
         evaluate=look,
         before_step=look.at,
     )
-    generator = generator.with_about(steps=how.steps, pictures=len(known))
+    drawer = drawer.with_about(steps=how.steps, pictures=len(known))
     if how.analytic:
-        generator = _with_variances(generator, known)
-    generator.save(place, storage=how.storage)
-    return generator
+        drawer = _with_variances(drawer, known)
+    drawer.save(place, storage=how.storage)
+    return drawer
 
 
-def _with_variances(generator: Generator, pictures: Pictures, *, most: int = 256) -> Generator:
+def _with_variances(drawer: Drawer, pictures: Pictures, *, most: int = 256) -> Drawer:
     """What the prediction leaves open at each time, measured on up to `most` of the pictures."""
     rows = np.linspace(0, len(pictures) - 1, min(most, len(pictures))).astype(int)
-    batches = [from_bytes(pictures.pixels[rows[k : k + 32]]).to(generator.device) for k in range(0, len(rows), 32)]
-    model, target = generator.model(exact=False), generator.settings.target
-    found = unexplained_variance(model, batches, schedule=generator.schedule, target=target)
-    return Generator(generator.net, replace(generator.settings, unexplained=tuple(found)))
+    batches = [from_bytes(pictures.pixels[rows[k : k + 32]]).to(drawer.device) for k in range(0, len(rows), 32)]
+    model, target = drawer.model(), drawer.settings.target
+    found = unexplained_variance(model, batches, schedule=drawer.schedule, target=target)
+    return Drawer(drawer.net, replace(drawer.settings, unexplained=tuple(found)))
 
 
-def untrained(pictures: Pictures, how: TrainDrawSettings) -> Generator:
-    """A generator of fresh weights, shaped for these pictures."""
+def untrained(pictures: Pictures, how: TrainDrawSettings) -> Drawer:
+    """A drawer of fresh weights, shaped for these pictures."""
     labels = pictures.label_names if how.use_labels else ()
     _, channels, height, width = pictures.pixels.shape
     if height != width:
-        raise InputError(f"Pictures of {height} x {width}: a generator learns squares.")
-    settings = generator_settings(replace(how, side=width), colours=channels, labels=labels)
+        raise InputError(f"Pictures of {height} x {width}: a drawer learns squares.")
+    settings = drawer_settings(replace(how, side=width), colours=channels, labels=labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)
-        return Generator(new_net(settings), settings)
+        return Drawer(new_net(settings), settings)
 
 
-def generator_settings(how: TrainDrawSettings, *, colours: int, labels: tuple[str, ...]) -> GeneratorSettings:
-    """What the generator will be. Raises InputError if that cannot be, eps with zero terminal SNR for one."""
-    return GeneratorSettings(
+def drawer_settings(how: TrainDrawSettings, *, colours: int, labels: tuple[str, ...]) -> DrawerSettings:
+    """What the drawer will be. Raises InputError if that cannot be, eps with zero terminal SNR for one."""
+    return DrawerSettings(
         net_config(how, colours=colours, classes=len(labels)),
         net=how.net,
         schedule=how.schedule,
@@ -285,9 +285,9 @@ class DiffusionLoss:
 class Look:
     """What happens at an evaluation: the loss at fixed times and noises, a page of samples, the model so far saved."""
 
-    def __init__(self, generator: Generator, pictures: Pictures, out: Path, how: TrainDrawSettings) -> None:
-        self.generator, self.pictures, self.out, self.how = generator, pictures, out, how
-        self.loss = DiffusionLoss(generator.schedule, how.target)
+    def __init__(self, drawer: Drawer, pictures: Pictures, out: Path, how: TrainDrawSettings) -> None:
+        self.drawer, self.pictures, self.out, self.how = drawer, pictures, out, how
+        self.loss = DiffusionLoss(drawer.schedule, how.target)
         self.step = 0
 
     def at(self, step: int) -> None:
@@ -296,19 +296,19 @@ class Look:
 
     def __call__(self, net: nn.Module) -> dict[str, float]:
         told = {"fixed_loss": self._fixed_loss(net)}
-        generator, labels = self.generator, self.generator.settings.labels
+        drawer, labels = self.drawer, self.drawer.settings.labels
         wanted = [labels[k % len(labels)] if labels else None for k in range(SHOWN)]
-        drawn = [generator.draw(seeds=[k], labels=label) for k, label in enumerate(wanted)]
-        write_png(self.out / "samples" / f"step-{self.step:08d}.png", page(to_bytes(torch.cat(drawn))))
-        generator.with_about(steps=self.step, pictures=len(self.pictures)).save(self.out, storage=self.how.storage)
+        drawn = drawer.draw(SHOWN, labels=wanted)
+        write_png(self.out / "samples" / f"step-{self.step:08d}.png", page(to_bytes(drawn)))
+        drawer.with_about(steps=self.step, pictures=len(self.pictures)).save(self.out, storage=self.how.storage)
         return told
 
     def _fixed_loss(self, net: nn.Module) -> float:
         """Over at most 64 of the pictures, with times spread evenly: comparable from one evaluation to the next."""
         rows = np.linspace(0, len(self.pictures) - 1, min(64, len(self.pictures))).astype(int)
-        device = self.generator.device
+        device = self.drawer.device
         x0 = torch.from_numpy(self.pictures.pixels[rows]).to(device).float() / 127.5 - 1
         labels = torch.from_numpy(self.pictures.labels[rows]).to(device)
         eps = torch.from_numpy(np.random.default_rng(0).standard_normal(x0.shape, np.float32)).to(device)
-        t = torch.linspace(0, self.generator.schedule.T - 1, len(rows), device=device).long()
+        t = torch.linspace(0, self.drawer.schedule.T - 1, len(rows), device=device).long()
         return float(self.loss.mean(net, x0, eps, t, labels))

@@ -1,10 +1,10 @@
-"""A trained generator of pictures: network, schedule, target and labels together, in a folder of one file.
+"""A trained drawer of pictures: network, schedule, target and labels together, in a folder of one file.
 
 Post: 9152, 9181
 
-    generator = Generator.load()                       # the bundled one: digits
-    x = generator.draw(16)                             # [16, channels, side, side], from -1 to 1
-    x = generator.draw(seeds=[1, 2, 3, 4], labels="7", guidance=2.0, how=How(steps=10))
+    drawer = Drawer.load()                       # the bundled one: digits
+    x = drawer.draw(16)                             # [16, channels, side, side], from -1 to 1
+    x = drawer.draw(seeds=[1, 2, 3, 4], labels="7", guidance=2.0, how=How(steps=10))
 
 Notation
     x  [pictures, channels, side, side], -1 black, 1 white      t  0 .. T-1
@@ -31,7 +31,7 @@ from tianwen.diffusion.guidance import guided
 from tianwen.diffusion.inpainting import inpaint
 from tianwen.diffusion.latents import decode, edit, encode, slerp
 from tianwen.diffusion.noise import checked_seeds, normal
-from tianwen.diffusion.sampling import Options, Solver, Watch, one_by_one, sample
+from tianwen.diffusion.sampling import Options, Solver, Watch, sample
 from tianwen.diffusion.schedule import Schedule
 from tianwen.diffusion.targets import Model, Target, checked_target
 from tianwen.diffusion.unet_light import LightUNet
@@ -50,21 +50,20 @@ Labels = str | int | None | Sequence[str | int | None]
 
 @dataclass(frozen=True)
 class How:
-    """How to walk the chain: see `sampling.sample`. `steps` None: 20. `exact`: see `Generator.model`."""
+    """How to walk the chain: see `sampling.sample`. `steps` None: 20."""
 
     steps: int | None = None
     solver: Solver = "2m"
     grid: Grid = "logsnr"
     eta: float | None = None
-    exact: bool | None = None
 
 
 DEFAULT = How()
 
 
 @dataclass(frozen=True)
-class GeneratorSettings:
-    """What a generator is, besides its weights; plain values, kept in its file."""
+class DrawerSettings:
+    """What a drawer is, besides its weights; plain values, kept in its file."""
 
     config: UNetConfig
     net: NetName = "light"
@@ -101,7 +100,7 @@ class GeneratorSettings:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GeneratorSettings:
+    def from_dict(cls, values: Mapping[str, Any]) -> DrawerSettings:
         """The inverse of `as_dict`."""
         unexplained = values.get("unexplained")
         return cls(
@@ -114,7 +113,7 @@ class GeneratorSettings:
         )
 
 
-def new_net(settings: GeneratorSettings) -> nn.Module:
+def new_net(settings: DrawerSettings) -> nn.Module:
     """The network with fresh weights from torch's random numbers."""
     match settings.net:
         case "light":
@@ -123,16 +122,16 @@ def new_net(settings: GeneratorSettings) -> nn.Module:
             return PaperUNet(settings.config)
 
 
-class Generator:
+class Drawer:
     """A network that was trained to see noise in pictures, and all that is needed to draw with it."""
 
-    def __init__(self, net: nn.Module, settings: GeneratorSettings) -> None:
+    def __init__(self, net: nn.Module, settings: DrawerSettings) -> None:
         self.net, self.settings = net.eval(), settings
         self.schedule = settings.amplitudes
 
     @classmethod
-    def load(cls, folder: str | Path | None = None) -> Generator:
-        """Read a folder that `save` or training wrote; None is the bundled generator of digits.
+    def load(cls, folder: str | Path | None = None) -> Drawer:
+        """Read a folder that `save` or training wrote; None is the bundled drawer of digits.
 
         Raises ModelError that says what is missing, damaged or of another kind.
         """
@@ -140,13 +139,13 @@ class Generator:
         file = place / FILE if place.is_dir() or not place.exists() else place
         if not file.is_file():
             hint = "Its training may not have come to its first evaluation. " if (place / "run").is_dir() else ""
-            raise ModelError(f"There is no generator in {str(place)!r}. {hint}Train one: tianwen draw train")
+            raise ModelError(f"There is no drawer in {str(place)!r}. {hint}Train one: tianwen draw train")
         weights = load_weights(file)
         kind = weights.metadata.get("architecture")
         if kind != ARCHITECTURE:
-            raise ModelError(f"{str(file)!r} holds {kind or 'no generator'!r}; this version reads {ARCHITECTURE!r}.")
+            raise ModelError(f"{str(file)!r} holds {kind or 'no drawer'!r}; this version reads {ARCHITECTURE!r}.")
         try:
-            settings = GeneratorSettings.from_dict(weights.metadata["settings"])
+            settings = DrawerSettings.from_dict(weights.metadata["settings"])
             net = new_net(settings)
             net.load_state_dict({name: tensor.float() for name, tensor in weights.tensors.items()})
         except (RuntimeError, InputError, KeyError, TypeError) as error:
@@ -180,30 +179,26 @@ class Generator:
             return names.index(str(label))
         known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
         has = f"its labels are {known}" if names else "it was trained without labels (subfolders of its pictures)"
-        raise InputError(f"The generator knows no label {label!r}: {has}.")
+        raise InputError(f"The drawer knows no label {label!r}: {has}.")
 
-    def model(self, labels: Labels = None, *, guidance: float = 1.0, exact: bool | None = None) -> Model:
+    def model(self, labels: Labels = None, *, guidance: float = 1.0) -> Model:
         """The network as samplers want it: (x, t) -> prediction.
 
-        `labels`: None, one for all pictures, or a list that the pictures take in turn. `exact`: every picture goes
-        through the network alone, so that its bits do not depend on the batch; by default so on a CPU, where it costs
-        little. Raises InputError for labels or guidance that cannot be used.
+        `labels`: None, one for all pictures, or a list that the pictures take in turn. Raises InputError for labels or
+        guidance that cannot be used.
         """
         wanted = [labels] if labels is None or isinstance(labels, str | int) else list(labels)
         numbers = [self.label_number(label) for label in wanted] or [-1]
         if guidance != 1 and max(numbers) < 0:
             raise InputError("Guidance other than 1 needs a label to insist on: give one, or leave guidance out.")
-        alone = exact if exact is not None else self.device.type == "cpu"
+        guided(self.net, torch.tensor(numbers), weight=guidance)  # refuses a weight that is no number
+        if not self.settings.labels:
+            return self.net
 
         def called(x: Tensor, t: Tensor) -> Tensor:
-            if not self.settings.labels:
-                return one_by_one(self.net)(x, t) if alone else self.net(x, t)
             each = torch.tensor([numbers[k % len(numbers)] for k in range(len(x))], device=x.device)  # [pictures]
-            size = 1 if alone else len(x)
-            rows = [slice(first, first + size) for first in range(0, len(x), size)]
-            return torch.cat([guided(self.net, each[row], weight=guidance)(x[row], t[row]) for row in rows])
+            return guided(self.net, each, weight=guidance)(x, t)
 
-        guided(self.net, torch.tensor(numbers), weight=guidance)  # refuses a weight that is no number
         return called
 
     def draw(
@@ -225,7 +220,7 @@ class Generator:
         if count is not None and count < 1:
             raise InputError(f"{count} pictures cannot be drawn; the least is 1.")
         return sample(
-            self.model(labels, guidance=guidance, exact=how.exact),
+            self.model(labels, guidance=guidance),
             self.shape,
             schedule=self.schedule,
             solver=how.solver,
@@ -244,7 +239,7 @@ class Generator:
     ) -> Float[Tensor, " pictures channels side side"]:
         """The latents that `decode` with the same `how` turns into these pictures, nearly."""
         return encode(
-            self.model(labels, exact=how.exact),
+            self.model(labels),
             self._fitting(pictures),
             schedule=self.schedule,
             grid=how.grid,
@@ -257,7 +252,7 @@ class Generator:
     ) -> Float[Tensor, " pictures channels side side"]:
         """The pictures of latents, by the deterministic chain (DDIM), whose inverse `encode` is."""
         return decode(
-            self.model(labels, exact=how.exact),
+            self.model(labels),
             self._fitting(latents),
             schedule=self.schedule,
             grid=how.grid,
@@ -300,7 +295,7 @@ class Generator:
         t = round(strength * (self.schedule.T - 1))
         steps = min(how.steps or DEFAULT_STEPS, t + 1) if isinstance(how.grid, str) else how.steps
         return edit(
-            self.model(labels, guidance=guidance, exact=how.exact),
+            self.model(labels, guidance=guidance),
             self._fitting(pictures),
             t=t,
             schedule=self.schedule,
@@ -322,7 +317,7 @@ class Generator:
     ) -> Float[Tensor, " pictures channels side side"]:
         """Pictures as they are where `keep` is true (bool, broadcast to their shape), made up elsewhere, to match."""
         return inpaint(
-            self.model(labels, guidance=guidance, exact=how.exact),
+            self.model(labels, guidance=guidance),
             self._fitting(pictures),
             keep,
             schedule=self.schedule,
@@ -340,28 +335,26 @@ class Generator:
         settings = codec.settings_for(
             self.schedule, self.shape, steps=how.steps or 50, entries=entries, target=self.settings.target
         )
-        model = self.model(exact=how.exact)
+        model = self.model()
         codes = codec.compress(model, self._fitting(pictures), schedule=self.schedule, settings=settings)
         return codec.to_bytes(codes, settings)
 
-    def decompress(self, content: bytes, *, exact: bool | None = None) -> Float[Tensor, " pictures channels side side"]:
+    def decompress(self, content: bytes) -> Float[Tensor, " pictures channels side side"]:
         """The pictures of a file of `compress`. InputError if it is none, or belongs to pictures of another shape."""
         codes, settings = codec.from_bytes(content)
         if settings.shape != self.shape or settings.target != self.settings.target:
             raise InputError(
-                f"The file holds pictures of {settings.shape}, and this generator draws {self.shape}: use the model "
+                f"The file holds pictures of {settings.shape}, and this drawer draws {self.shape}: use the model "
                 "that compressed them."
             )
-        model = self.model(exact=exact)
+        model = self.model()
         return codec.decompress(model, codes, schedule=self.schedule, settings=settings, device=self.device)
 
     def _fitting(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.shape or not len(x):
-            raise InputError(
-                f"The generator works on [pictures, {', '.join(map(str, self.shape))}]; given {[*x.shape]}."
-            )
+            raise InputError(f"The drawer works on [pictures, {', '.join(map(str, self.shape))}]; given {[*x.shape]}.")
         return x.to(self.device, torch.float32)
 
-    def with_about(self, **facts: Any) -> Generator:
-        """The same generator with more said about its training."""
-        return Generator(self.net, replace(self.settings, about={**self.settings.about, **facts}))
+    def with_about(self, **facts: Any) -> Drawer:
+        """The same drawer with more said about its training."""
+        return Drawer(self.net, replace(self.settings, about={**self.settings.about, **facts}))
