@@ -50,7 +50,7 @@ texts = st.lists(st.lists(st.integers(4, 6), max_size=3).map(tuple), min_size=1,
 names = st.lists(st.lists(st.integers(4, 7), min_size=1, max_size=2).map(tuple), min_size=1, max_size=2)
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(texts=texts, entries=names, mentions=st.none() | names, kind=st.sampled_from(["catalogue", "segmented"]))
 def test_every_markup_and_nothing_else(texts, entries, mentions, kind):
     tree = catalogue(entries)[0] if kind == "catalogue" else segmented(catalogue, [entries, entries[:1]], set())[0]
@@ -63,7 +63,7 @@ def test_every_markup_and_nothing_else(texts, entries, mentions, kind):
         agrees(OfText(markup, number), Oracle(keys, 34))
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(texts=texts, pairs=st.lists(st.tuples(names.map(lambda n: n[0]), names.map(lambda n: n[0])), max_size=3))
 def test_candidates_of_each_mention(texts, pairs):
     tree = catalogue([(*mention, 31, *entry) for mention, entry in pairs])[0]
