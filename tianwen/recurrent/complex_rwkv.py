@@ -9,7 +9,7 @@ Notation
 
 No complex kernel is needed: y_t = e^{i theta t} Y_t, and Y decays by |lam| alone while it adds e^{-i theta t} v_t. So a
 value is turned backward by its position, averaged by the real wkv, and the average is turned forward again: RoPE, with
-values in place of keys. Whether it helps is told in docs/posts/9554.md.
+values in place of keys. An experiment: nothing is claimed for its quality (docs/posts/9554.md).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ComplexRWKV(nn.Module):
     def __init__(
         self, width: int, *, size: int | None = None, r_min: float = R_MIN, r_max: float = R_MAX, bias: bool = False
     ) -> None:
-        """`size` is the number of complex channels; half of the angles start below .1, for a word turns slowly."""
+        """`size` is the number of complex channels; angles start between .001 and pi, evenly in their logarithm."""
         super().__init__()
         self.width, self.size = positive(width=width), positive(size=self.default_size(width) if size is None else size)
         self.input = nn.Linear(width, 5 * self.size, bias=bias)
