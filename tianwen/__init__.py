@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tianwen.ask.huggingface import CatalogueLogitsProcessor as CatalogueLogitsProcessor
     from tianwen.ask.huggingface import tokenized_catalogue as tokenized_catalogue
     from tianwen.ask.knowledge_base import KnowledgeBase as KnowledgeBase
+    from tianwen.diffusion.drawer import Drawer as Drawer
     from tianwen.optim.embedding_health import EmbeddingHealth as EmbeddingHealth
     from tianwen.optim.lion import Lion as Lion
     from tianwen.optim.param_groups import param_groups_for as param_groups_for
@@ -28,6 +29,7 @@ _HOME = {
     "Answer": "tianwen.ask.asker",
     "Asker": "tianwen.ask.asker",
     "CatalogueLogitsProcessor": "tianwen.ask.huggingface",
+    "Drawer": "tianwen.diffusion.drawer",
     "EmbeddingHealth": "tianwen.optim.embedding_health",
     "Fact": "tianwen.ask.facts",
     "KnowledgeBase": "tianwen.ask.knowledge_base",
@@ -43,6 +45,7 @@ __all__ = [
     "Answer",
     "Asker",
     "CatalogueLogitsProcessor",
+    "Drawer",
     "EmbeddingHealth",
     "Fact",
     "KnowledgeBase",
