@@ -6,6 +6,7 @@ Post: 8802
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -60,7 +61,8 @@ def gather_numbered(
     files: Files = []
     size = _size_of(source)
     with Gathering(beside) as gathering:
-        for frame in _frames(source, report, files):
+        frames = _frames(source, report, files)
+        for frame in _one_ahead(frames) if size else frames:
             gathering.take(frame)
             if progress is not None:
                 read = min(report.bytes_done / size, 1.0) if size else 0.0
@@ -68,6 +70,15 @@ def gather_numbered(
         facts = gathering.finish()
     report.merged += facts.duplicates
     return Loaded(facts, facts.duplicates, files)
+
+
+def _one_ahead(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The same frames, the next one being read in a thread meanwhile. For files: a pipe may keep the thread waiting."""
+    with ThreadPoolExecutor(1, thread_name_prefix="facts") as pool:
+        coming = pool.submit(next, frames, None)
+        while (frame := coming.result()) is not None:
+            coming = pool.submit(next, frames, None)
+            yield frame
 
 
 def _size_of(source: Source) -> int:
