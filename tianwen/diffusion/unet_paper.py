@@ -116,13 +116,10 @@ class PaperUNet(nn.Module):
         """How often the sides are halved; pictures must have sides that are multiples of 2 to this power."""
         return len(self.config.multipliers) - 1
 
-    def forward(
-        self,
-        x: Float[Tensor, " N colours H W"],
-        t: Int[Tensor, " N"],
-        labels: Int[Tensor, " N"] | None = None,
-    ) -> Float[Tensor, " N colours H W"]:
-        """The prediction (noise, picture or velocity, as trained). `labels` -1 or None: no label.
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The prediction [N, colours, H, W] of x of that shape: noise, picture or velocity, as trained.
+
+        `t` [N] counts from 0; `labels` [N] or None, -1 or None: no label. Shapes are checked here, with sentences.
 
         In CPU inference each picture gets the bits that it has alone (`same_bits.py`). Raises InputError for sides that
         cannot be halved often enough, and for labels where there are no classes.
@@ -131,7 +128,9 @@ class PaperUNet(nn.Module):
         check_times(t, labels, batch=x.shape[0], times=self.config.times)
         return self.same_bits.run(self._run, x, t, labels)
 
-    def _run(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def _run(
+        self, x: Float[Tensor, " N colours H W"], t: Int[Tensor, " N"], labels: Int[Tensor, " N"] | None
+    ) -> Float[Tensor, " N colours H W"]:
         e = self._condition(t, labels)  # [N, 4 s]
         blocks = iter(self.down)
         x = self.first(laid_out(x))
