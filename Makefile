@@ -17,7 +17,7 @@ demo: $(VENV)/.user ## build the demonstration knowledge base and ask it
 	@$(BIN)/tianwen demo
 
 test: $(VENV)/.dev ## run every test (no network, no GPU)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev ## lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright
@@ -40,4 +40,4 @@ $(VENV)/.user: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Tianwen with its development tools into $(VENV) (once) ..."
-	@$(PIP) -e '.[dev,hf]' && touch $@ $(VENV)/.user
+	@$(PIP) -e '.[dev,hf,draw]' && touch $@ $(VENV)/.user

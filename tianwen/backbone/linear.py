@@ -81,8 +81,8 @@ def unpack(module: nn.Module) -> None:
 
 
 def _packed(weight: Tensor) -> Tensor:
-    fingerprint, packed = _PACKS.get(weight, (None, weight))
-    return packed if fingerprint is not None and fingerprint == _fingerprint(weight) else weight
+    entry = _PACKS.get(weight)
+    return entry[1] if entry is not None and entry[0] == _fingerprint(weight) else weight
 
 
 def _fingerprint(weight: Tensor) -> tuple[int, int]:
