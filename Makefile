@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(QUIET) --prefe
 NAME ?= ask
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test slow check bench docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -16,8 +16,11 @@ help: ## show this list
 demo: $(VENV)/.user ## build the demonstration knowledge base and ask it
 	@$(BIN)/tianwen demo
 
-test: $(VENV)/.dev ## run every test (no network, no GPU)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: $(VENV)/.dev ## run the tests on two cores (no network, no GPU)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+
+slow: $(VENV)/.dev ## run the slow tests: every example and every page that trains something
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 check: $(VENV)/.dev ## lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright

@@ -52,7 +52,10 @@ def run_python(text: str, folder: Path, names: dict) -> None:
     assert runner.failures == 0, "".join(report)
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.zh.md", "docs/quickstart.md", "docs/quickstart.zh.md"])
+QUICK, SLOW = ["README.md", "README.zh.md"], ["docs/quickstart.md", "docs/quickstart.zh.md"]  # these train a model
+
+
+@pytest.mark.parametrize("page", [*QUICK, *(pytest.param(page, marks=pytest.mark.slow) for page in SLOW)])
 def test_the_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
