@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.ask.small import FACTS, QUESTIONS, TOKENIZER, built, same_answers, shown, tiny_asker
-from tianwen.ask.asker import AskOptions, Trace
+from tianwen.ask.asker import AskOptions, Trace, _by_object
 from tianwen.ask.facts import Fact
 from tianwen.ask.model_files import AskerSettings
 from tianwen.errors import InputError, ModelError, WrongTokenizer
@@ -303,3 +303,11 @@ def test_asking_leaves_the_model_fit_for_training(kb):
     loss, _ = ask_loss(asker.model.train(), collate([example]))
     loss.backward()
     assert all(p.grad is not None for p in asker.model.parameters())
+
+
+def test_what_two_sources_say_alike_is_one_answer_with_both():
+    facts = [
+        Fact("火星", "卫星", name, source=source) for name, source in (("A", "x"), ("B", "x"), ("A", "y"), ("A", "x"))
+    ]
+    assert _by_object(facts) == (["A", "B"], ["x; y", "x"])
+    assert _by_object([Fact("火星", "卫星", "A")]) == (["A"], [""])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ask.mock_session import MockSession
-from tianwen.ask.beam import Paths, Search, renormalise, search
+from tianwen.ask.beam import Paths, Search, _likely, renormalise, search
 from tianwen.ask.ragged import ragged
 from tianwen.ask.trie import CatalogueTrie
 
@@ -121,3 +121,11 @@ def test_until_field_stops_after_the_end_of_the_first_field():
     session = MockSession(1)
     result = search(session, trie, Paths.start(session, trie), Search(beams=4, keep=4, until_field=1))
     assert {tuple(result.chain(i).tolist()) for i in range(len(result))} == {(2, 3, END), (2, 4, END), (5, END)}
+
+
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_the_likely_ones_are_the_best_of_each_owner_and_their_equals(most):
+    rng = np.random.default_rng(most)
+    owner, score = rng.integers(0, 4, 60), rng.integers(0, 8, 60).astype(float)  # many ties; owners in any order
+    expected = [sum(score[owner == one] > own) < most for one, own in zip(owner, score, strict=True)]
+    np.testing.assert_array_equal(_likely(owner, score, most), expected)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tianwen.ask import seq2seq
 from tianwen.ask.beam import Paths, Search, search
 from tianwen.ask.mixture import ask_loss, collate
 from tianwen.ask.ragged import ragged
@@ -119,3 +120,16 @@ def test_speculation_saves_calls_and_changes_no_result(model):
         results.append([(int(o), paths.chain(i).tolist(), paths.score[i]) for i, o in enumerate(paths.owner)])
     assert [row[:2] for row in results[0]] == [row[:2] for row in results[1]]
     np.testing.assert_allclose([row[2] for row in results[0]], [row[2] for row in results[1]], atol=1e-5)
+
+
+def test_rows_scored_in_parts_score_as_together(model, monkeypatch):
+    session = TreeSession(model, sources(np.random.default_rng(6), [6, 3, 9]))
+    owner = np.array([0, 0, 1, 2, 2, 2, 1])
+    states = session.states_at(owner, session.roots[owner] - np.array([0, 1, 0, 2, 1, 0, 1]))
+    row_ptr = np.array([0, 2, 2, 5, 6, 9, 10, 13])  # a row may want nothing
+    wanted = np.random.default_rng(7).integers(5, 40, 13)
+    together = session.log_probabilities(owner, states, row_ptr, wanted)
+    for rows in (1, 2, 3):
+        monkeypatch.setattr(seq2seq, "ROWS_AT_ONCE", rows)
+        in_parts = session.log_probabilities(owner, states, row_ptr, wanted)
+        np.testing.assert_allclose(in_parts, together, atol=1e-5)
