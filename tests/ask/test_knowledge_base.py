@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from tianwen.ask import knowledge_base as module
+from tianwen.ask import open_folder as module
 from tianwen.ask.fact_files import Report, read_facts
 from tianwen.ask.facts import Fact
 from tianwen.ask.knowledge_base import KnowledgeBase
@@ -189,7 +189,7 @@ def test_changes_are_seen_at_once_here_and_elsewhere_and_snapshots_stay(kb):
         kb.compact()
         agree(reader.snapshot(), truth)
         agree(before, FACTS)
-        assert os.listdir(kb.folder / "segments") == ["0002"]
+        assert os.listdir(kb.folder / "segments") == ["0003"]
 
 
 def test_remove_matches_exact_texts_only(kb):

@@ -7,11 +7,12 @@ Post: 8802
 | settings | format, created, tokenizer, commit_number, epoch, totals of the tables below, and `guard` |
 | segments | an immutable folder `segments/NNNN` and its manifest's checksum                           |
 | sources  | one reading of a file: its name, facts kept, lines left out, when                         |
-| added    | a fact added since the last compaction; never changed, only ever appended                 |
+| added    | a fact that is in no segment yet; never changed, only ever appended                       |
 | removed  | a fact that is gone: (segment, row), where segment 0 is the table `added`                 |
 
 What is true is what the last committed transaction says. Every commit raises `commit_number`; `epoch` changes when a
-compaction empties `added` and `removed`, so that a reader which knows (epoch, last ids) reads only what is new.
+merge takes rows out of `added` or `removed`, so that a reader which knows (epoch, last ids) reads only what is new.
+Segments are numbered by age, and no number is used twice (`next_segment`).
 
 Damage. SQLite itself does not notice a flipped byte. So every row of `added` and `removed` carries its CRC-32, the
 settings carry their numbers and sums, and `guard` covers settings, segments and sources. Beside the database lies
@@ -71,6 +72,12 @@ class State:
     @property
     def epoch(self) -> int:
         return int(self.settings["epoch"])
+
+    @property
+    def next_segment(self) -> int:
+        """The number of the next segment: above all that ever were."""
+        above = 1 + max((number for number, _, _ in self.segments), default=0)
+        return max(above, int(self.settings.get("next_segment", "1")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,21 +337,38 @@ def insert_removed(connection: sqlite3.Connection, rows: Iterable[tuple[int, int
     _raise_totals(connection, "removed", count, total)
 
 
-def forget_edits(connection: sqlite3.Connection, *, segments: bool) -> None:
-    """Empty `added` and what was removed from it; with `segments` all removals and all segments too. A new epoch."""
+def forget_added(connection: sqlite3.Connection) -> None:
+    """Empty `added`, whose facts have become a segment or are replaced. A new epoch."""
     connection.execute("DELETE FROM added")
-    connection.execute("DELETE FROM removed" if segments else "DELETE FROM removed WHERE segment = 0")
-    if segments:
-        connection.execute("DELETE FROM segments")
-    count, total = connection.execute("SELECT count(*), coalesce(sum(crc), 0) FROM removed").fetchone()
-    epoch = _read_state(connection).epoch + 1
-    totals = {"added_rows": "0", "added_sum": "0", "removed_rows": str(count), "removed_sum": str(total)}
-    _set(connection, totals | {"epoch": str(epoch)})
+    connection.execute("DELETE FROM removed WHERE segment = 0")
+    _begin_epoch(connection)
+
+
+def forget_segments(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
+    """Take segments out, with what was removed from them. A new epoch."""
+    for number in numbers:
+        connection.execute("DELETE FROM segments WHERE number = ?", (number,))
+        connection.execute("DELETE FROM removed WHERE segment = ?", (number,))
+    _begin_epoch(connection)
+
+
+def _begin_epoch(connection: sqlite3.Connection) -> None:
+    totals = {}
+    for table in ("added", "removed"):
+        count, total = connection.execute(f"SELECT count(*), coalesce(sum(crc), 0) FROM {table}").fetchone()
+        totals |= {f"{table}_rows": str(count), f"{table}_sum": str(total)}
+    _set(connection, totals | {"epoch": str(_read_state(connection).epoch + 1)})
 
 
 def insert_segment(connection: sqlite3.Connection, number: int, facts: int, manifest: int) -> None:
     """Make a written segment part of the knowledge base."""
     connection.execute("INSERT INTO segments VALUES (?, ?, ?)", (number, facts, manifest))
+    reserve_number(connection, number)
+
+
+def reserve_number(connection: sqlite3.Connection, number: int) -> None:
+    """Let no later segment have this number or a smaller one."""
+    _set(connection, {"next_segment": str(max(_read_state(connection).next_segment, number + 1))})
 
 
 def insert_source(connection: sqlite3.Connection, name: str, facts: int, skipped: int) -> None:

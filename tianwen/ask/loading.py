@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import polars as pl
+from jaxtyping import Int64
 
 from tianwen.ask.fact_files import read_facts
 from tianwen.ask.fact_report import FACT_SCHEMA, Report
@@ -90,7 +91,7 @@ def _size_of(source: Source) -> int:
 
 def without_known(facts: pl.DataFrame, snapshot: Snapshot) -> pl.DataFrame:
     """The facts that the knowledge base does not have yet."""
-    known = [frame for subjects in _batches(facts["subject"].unique()) for frame in _about(subjects, snapshot)]
+    known = [snapshot.parts[part].segment.frame(rows) for part, rows in rows_about(facts["subject"], snapshot)]
     if not known:
         return facts
     return facts.join(pl.concat(known), on=FIELDS, how="anti", maintain_order="left")
@@ -157,18 +158,20 @@ def _batches(subjects: pl.Series) -> Iterator[list[str]]:
         yield batch
 
 
-def _about(subjects: list[str], snapshot: Snapshot) -> Iterator[pl.DataFrame]:
-    """All facts that the snapshot has about some subjects."""
-    row_ptr, tokens = snapshot.tokenizer.ids_batch(subjects)
-    lengths = np.diff(row_ptr)
-    ids = np.full((len(subjects), int(lengths.max()) + 1), snapshot.tokenizer.sep_id, np.int32)
-    row = np.arange(len(subjects)).repeat(lengths)
-    ids[row, np.arange(len(tokens)) - row_ptr[row]] = tokens
-    for part in snapshot.parts:
-        segment = part.segment
-        low, high = segment.trie.rows(segment.trie.walk(ids, lengths + 1))
-        first = segment.key_ptr[low].astype(np.int64)
-        count = segment.key_ptr[high] - first
-        rows = np.repeat(first - pointers(count)[:-1], count) + np.arange(count.sum())
-        if len(rows := np.setdiff1d(rows, part.gone)):
-            yield segment.frame(rows)
+def rows_about(subjects: pl.Series, snapshot: Snapshot) -> Iterator[tuple[int, Int64[np.ndarray, " rows"]]]:
+    """(number of the part, rows in it) of all facts about some subjects, and about others that the tokenizer takes
+    for the same."""
+    for batch in _batches(subjects.unique()):
+        row_ptr, tokens = snapshot.tokenizer.ids_batch(batch)
+        lengths = np.diff(row_ptr)
+        ids = np.full((len(batch), int(lengths.max()) + 1), snapshot.tokenizer.sep_id, np.int32)
+        row = np.arange(len(batch)).repeat(lengths)
+        ids[row, np.arange(len(tokens)) - row_ptr[row]] = tokens
+        for number, part in enumerate(snapshot.parts):
+            segment = part.segment
+            low, high = segment.trie.rows(segment.trie.walk(ids, lengths + 1))
+            first = segment.key_ptr[low].astype(np.int64)
+            count = segment.key_ptr[high] - first
+            rows = np.repeat(first - pointers(count)[:-1], count) + np.arange(count.sum())
+            if len(rows := np.setdiff1d(rows, part.gone)):
+                yield number, rows

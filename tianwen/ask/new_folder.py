@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int64
+
 from tianwen.ask import catalogue as store
 from tianwen.ask.catalogue import Catalogue
 from tianwen.ask.durable import WriteLock, checksum, flush_file, flush_folder, flush_tree, remove_tree
@@ -31,22 +34,35 @@ def write_segment(
     """Index facts into `segments/NUMBER`; the manifest's checksum. Nobody reads it before the catalogue names it."""
     target = segment_folder(folder, number)
     beside = target.with_name(f".{target.name}.tmp")
-    for left_over in (beside, target):  # of a process that died before its commit
-        remove_tree(left_over)
+    remove_tree(target)  # of a process that died before its commit
+    with written_beside(beside, facts, tokenizer, progress) as (manifest, _):
+        os.rename(beside, target)
+    flush_folder(target.parent)
+    return manifest
+
+
+@contextlib.contextmanager
+def written_beside(
+    beside: Path, facts: NumberedFacts, tokenizer: Tokenizer, progress: Progress | None = None
+) -> Iterator[tuple[int, Int64[np.ndarray, " facts"]]]:
+    """Index facts into a folder that is gone at the end unless it was renamed.
+
+    Yields the manifest's checksum, and for each row of the segment which of the facts it is.
+    """
+    remove_tree(beside)
     try:
-        drawn = Drawn.of(facts, tokenizer)
+        drawn, total = Drawn.of(facts, tokenizer), facts.height
 
         def written(rows: int) -> None:
             if progress is not None:
-                progress(rows, facts.height, "writing")
+                progress(rows, total, "writing")
 
         manifest = drawn.save(beside, tokenizer=tokenizer.fingerprint, written=written)
-        os.rename(beside, target)
-    except BaseException:
+        order = drawn.order
+        del drawn, facts
+        yield manifest, order
+    finally:
         remove_tree(beside)
-        raise
-    flush_folder(target.parent)
-    return manifest
 
 
 def segment_folder(folder: Path, number: int) -> Path:

@@ -88,9 +88,13 @@ class NumberedFacts:
 
 
 class Gathering:
-    """Takes frames of facts and makes `NumberedFacts` of them; `beside` is the folder of the temporary file."""
+    """Takes frames of facts and makes `NumberedFacts` of them; `beside` is the folder of the temporary file.
 
-    def __init__(self, beside: Path | None = None) -> None:
+    With `distinct` the caller says that no fact comes twice, and none is looked for.
+    """
+
+    def __init__(self, beside: Path | None = None, *, distinct: bool = False) -> None:
+        self.distinct = distinct
         self._names: dict[str, list[pl.Series]] = {field: [] for field in NAMED}
         self._numbers: dict[str, list[np.ndarray]] = {field: [] for field in NAMED}
         self._lengths: list[np.ndarray] = []
@@ -115,7 +119,8 @@ class Gathering:
             self._numbers[field].append(_number(frame[field], names))
         self._lengths.append(frame["object"].str.len_bytes().to_numpy().astype(np.int32))
         self._file.write(frame["object"].str.join("").item().encode())
-        self._hashes.append(frame.hash_rows(seed=0).to_numpy())
+        if not self.distinct:
+            self._hashes.append(frame.hash_rows(seed=0).to_numpy())
         self.height += frame.height
 
     def finish(self) -> NumberedFacts:
@@ -126,8 +131,9 @@ class Gathering:
         length = np.concatenate([np.zeros(0, np.int32), *self._lengths])
         start = pointers(length)[:-1]
         facts = NumberedFacts(names, numbers, start, length, self._objects())
-        hashes, self._hashes = np.concatenate([np.zeros(0, np.uint64), *self._hashes]), []
-        facts.merge_duplicates(hashes)
+        if not self.distinct:
+            hashes, self._hashes = np.concatenate([np.zeros(0, np.uint64), *self._hashes]), []
+            facts.merge_duplicates(hashes)
         return facts
 
     def _objects(self) -> UInt8[np.ndarray, " bytes"]:

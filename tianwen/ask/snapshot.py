@@ -60,6 +60,12 @@ class Part:
         low, high = np.searchsorted(self.gone, [rows.start, rows.stop])
         return np.delete(np.arange(rows.start, rows.stop), self.gone[low:high] - rows.start)
 
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """The facts that are still there, by key, in frames with the columns of `facts.FIELDS`."""
+        for rows, frame in self.segment.frames():
+            live = self.live_rows(rows)
+            yield frame if len(live) == len(rows) else frame[live - rows.start]
+
 
 class Snapshot:
     """What the knowledge base says at one commit. Immutable, cheap to hold, safe in several threads."""
@@ -160,9 +166,7 @@ class Snapshot:
     def frames(self) -> Iterator[pl.DataFrame]:
         """All facts in frames with the columns of `facts.FIELDS`: segments in order, within one by key."""
         for part in self.parts:
-            for rows, frame in part.segment.frames():
-                live = part.live_rows(rows)
-                yield frame if len(live) == len(rows) else frame[live - rows.start]
+            yield from part.frames()
 
     def iter_facts(self) -> Iterator[Fact]:
         """All facts, one at a time; the order is that of `frames`."""

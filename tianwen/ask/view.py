@@ -5,7 +5,7 @@ Post: 8802
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +59,9 @@ class View:
         parts = [*self.segments.values(), *self.added.parts(self.removed)]
         return parts or [Part(Segment.of([], tokenizer)[0])]
 
-    def added_facts(self) -> list[Fact]:
-        """The added facts that are still there, in the order of their coming."""
-        removed = set(self.removed.tolist())
+    def added_facts(self, without: Iterable[int] = ()) -> list[Fact]:
+        """The added facts that are still there, in the order of their coming; without some that go now, by id."""
+        removed = set(self.removed.tolist()) | set(without)
         rows = (row for chunk in self.added.chunks for row in zip(chunk.ids.tolist(), chunk.facts, strict=True))
         return [fact for number, fact in rows if number not in removed]
 
