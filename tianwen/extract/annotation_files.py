@@ -2,16 +2,16 @@
 
 Post: 8888 (facts), 8926 (events)
 
-| format  | what                                                             | told by                    |
-|---------|------------------------------------------------------------------|----------------------------|
-| jsonl   | ours, with places or without (`writing`, `span_records`)           | text and facts, entities … |
-| duie    | DuIE 1 and 2, CMeIE (`fact_records`)                               | spo_list                   |
-| triples | WebNLG, NYT, full or starred (`fact_records`)                      | triple_list                |
-| spert   | CoNLL04, SciERC as SpERT and PFN have them (`span_records`)        | tokens                     |
-| cluener | CLUENER's entities (`span_records`)                                | label                      |
-| fewfc   | FewFC's events (`event_records`)                                   | content                    |
-| duee    | DuEE's and DuEE-fin's events (`event_records`)                     | event_list                 |
-| brat    | a folder of .txt and .ann, or one such file (`brat`)               | the names of the files     |
+| format  | what                                                        | told by                    |
+|---------|-------------------------------------------------------------|----------------------------|
+| jsonl   | ours, with places or without (`writing`, `span_records`)    | text and facts, entities … |
+| duie    | DuIE 1 and 2, CMeIE (`fact_records`)                        | spo_list                   |
+| triples | WebNLG, NYT, full or starred (`fact_records`)               | triple_list                |
+| spert   | CoNLL04, SciERC as SpERT and PFN have them (`span_records`) | tokens                     |
+| cluener | CLUENER's entities (`span_records`)                         | label                      |
+| fewfc   | FewFC's events (`event_records`)                            | content                    |
+| duee    | DuEE's and DuEE-fin's events (`event_records`)              | event_list                 |
+| brat    | a folder of .txt and .ann, or one such file (`brat`)        | the names of the files     |
 """
 
 from __future__ import annotations
