@@ -12,7 +12,7 @@ LAYERS = [
     {"vocabulary"},
     {"cutting"},
     {"codepoints"},
-    {"text", "optim"},
+    {"text", "optim", "sentences"},
     {"training"},
     {"recurrent", "diffusion"},
     {"backbone"},
