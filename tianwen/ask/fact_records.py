@@ -4,7 +4,7 @@ Post: 8802
 
 `{"subject": ..., "predicate": ..., "object": ..., "sense": ..., "source": ...}` with the header names of tables (主语,
 谓语, 宾语 too), or `[subject, predicate, object, source]`. The object may be a list: one fact each. Numbers keep the
-way they are written.
+way they are written. Lines that `tianwen extract --json` prints are told by their shape (`extracted_facts`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
+from tianwen.ask.extracted_facts import BrokenFact, extracted, is_extraction
 from tianwen.ask.fact_lines import FactStream, line_blocks
 from tianwen.ask.fact_report import RAW_SCHEMA, Report
 from tianwen.ask.fact_tables import FIELD_OF_NAME
@@ -37,7 +38,11 @@ def read_jsonl(stream: FactStream, report: Report) -> Iterator[pl.DataFrame]:
             if line is None or not line.strip():
                 continue
             try:
-                rows.extend(_rows_of(line, number + offset))
+                for row in _rows_of(line, number + offset):
+                    if isinstance(row, BrokenFact):  # of one text several facts may be broken, others not
+                        report.skip(stream.name, number + offset, str(row))
+                    else:
+                        rows.append(row)
             except _NotAFact as error:
                 report.skip(stream.name, number + offset, str(error))
             except (ValueError, RecursionError) as error:
@@ -46,9 +51,16 @@ def read_jsonl(stream: FactStream, report: Report) -> Iterator[pl.DataFrame]:
         yield report.keep(pl.DataFrame(rows, schema=RAW_SCHEMA, orient="row"), stream.name)
 
 
-def _rows_of(line: str, number: int) -> Iterator[Row]:
+def _rows_of(line: str, number: int) -> Iterator[Row | BrokenFact]:
     record = _DECODER.decode(line.strip())
-    fields = _fields_of(record)
+    if is_extraction(record):
+        for fields in extracted(record):
+            yield from [fields] if isinstance(fields, BrokenFact) else _rows(fields, line, number)
+    else:
+        yield from _rows(_fields_of(record), line, number)
+
+
+def _rows(fields: dict[str, object], line: str, number: int) -> Iterator[Row]:
     objects = fields.get("object")
     for value in objects if isinstance(objects, list) else [objects]:
         texts = [_text(value if field == "object" else fields.get(field), field) for field in FIELDS]
