@@ -19,7 +19,7 @@ from pathlib import Path
 from tianwen.errors import InputError
 from tianwen.extract.annotation import TRIGGER, Annotation, Argument, Event, Mention, Relation
 from tianwen.extract.mentions import Policy
-from tianwen.extract.reading import Labels, Reading, Unusable, sound
+from tianwen.extract.reading import LabelledText, Reading, Unusable, sound
 from tianwen.extract.reading_report import Report
 
 _MENTION = re.compile(r"(\S+) (\d+) (\d+)")
@@ -54,7 +54,7 @@ def read_brat(path: Path, policy: Policy, report: Report) -> Iterator[Annotation
 
 
 def _annotation(text: str, content: str, reading: Reading) -> Annotation:
-    labels = Labels(text, reading)
+    labels = LabelledText(text, reading)
     lines = [(number, line.rstrip("\r").split("\t")) for number, line in enumerate(content.split("\n"), 1)]
     mentions: dict[str, Mention] = {}
     for number, fields in lines:
@@ -91,7 +91,7 @@ def _mention(text: str, fields: list[str], reading: Reading) -> Mention | None:
     return None
 
 
-def _relation(fields: list[str], mentions: dict[str, Mention], labels: Labels) -> None:
+def _relation(fields: list[str], mentions: dict[str, Mention], labels: LabelledText) -> None:
     name, *arguments = fields[1].split()
     ends = [mentions.get(argument.partition(":")[2]) for argument in arguments]
     if len(ends) != 2:
@@ -102,7 +102,7 @@ def _relation(fields: list[str], mentions: dict[str, Mention], labels: Labels) -
         labels.relation(Relation(ends[0], name, ends[1]))
 
 
-def _event(fields: list[str], mentions: dict[str, Mention], labels: Labels) -> None:
+def _event(fields: list[str], mentions: dict[str, Mention], labels: LabelledText) -> None:
     parts = [part.partition(":")[::2] for part in fields[1].split()]
     kind, arguments = parts[0][0], []
     for role, name in [(TRIGGER, parts[0][1]), *((_NUMBER.sub("", role), name) for role, name in parts[1:])]:

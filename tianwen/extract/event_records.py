@@ -16,12 +16,12 @@ from typing import Any
 from tianwen.extract.annotation import TRIGGER, Annotation, Argument, Event, Mention
 from tianwen.extract.labelled_files import Record
 from tianwen.extract.mentions import Span, choose_one
-from tianwen.extract.reading import Labels, Reading, listed, text_of
+from tianwen.extract.reading import LabelledText, Reading, listed, text_of, whole
 
 
 def fewfc(record: Record, reading: Reading) -> Annotation:
     """One line of FewFC."""
-    labels = Labels(text_of(record, "content"), reading)
+    labels = LabelledText(text_of(record, "content"), reading)
     for item in listed(record, "events"):
         if not _named(item, "type") or not isinstance(item.get("mentions"), list):
             reading.drop("broken-label", item)
@@ -39,7 +39,7 @@ def fewfc(record: Record, reading: Reading) -> Annotation:
 
 def duee(record: Record, reading: Reading) -> Annotation:
     """One line of DuEE or DuEE-fin."""
-    labels = Labels(text_of(record), reading)
+    labels = LabelledText(text_of(record), reading)
     for item in listed(record, "event_list"):
         if not _named(item, "event_type") or not isinstance(item.get("arguments") or [], list):
             reading.drop("broken-label", item)
@@ -58,15 +58,15 @@ def duee(record: Record, reading: Reading) -> Annotation:
     return labels.annotation()
 
 
-def _places(words: object, start: object, labels: Labels, near: Span | None) -> list[Span]:
+def _places(words: object, start: object, labels: LabelledText, near: Span | None) -> list[Span]:
     reading, text = labels.reading, labels.text
-    if isinstance(words, str) and isinstance(start, int) and start >= 0:
+    if isinstance(words, str) and whole(start) and start >= 0:
         span = reading.span(text, start, start + len(words), words)
         return [span] if span else []
     return choose_one(reading.mentions(text, words), reading.policy, near)
 
 
-def _add(kind: str, arguments: list[Argument], labels: Labels) -> None:
+def _add(kind: str, arguments: list[Argument], labels: LabelledText) -> None:
     if arguments:
         labels.event(Event(kind, tuple(dict.fromkeys(arguments))))
 

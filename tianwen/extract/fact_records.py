@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from tianwen.extract.annotation import Annotation
 from tianwen.extract.labelled_files import Record
-from tianwen.extract.reading import Labels, Reading, listed, text_of
+from tianwen.extract.reading import LabelledText, Reading, listed, text_of
 from tianwen.extract.schema import VALUE, slot_predicate
 
 
 def duie(record: Record, reading: Reading) -> Annotation:
     """One line of DuIE 1, DuIE 2 or CMeIE."""
-    labels = Labels(text_of(record), reading)
+    labels = LabelledText(text_of(record), reading)
     for item in listed(record, "spo_list"):
         if not isinstance(item, dict) or not {"subject", "predicate", "object"} <= item.keys():
             reading.drop("broken-label", item)
@@ -31,7 +31,7 @@ def duie(record: Record, reading: Reading) -> Annotation:
 
 def triples(record: Record, reading: Reading) -> Annotation:
     """One element of a triple list, in its full or its starred (last word) form."""
-    labels = Labels(text_of(record), reading)
+    labels = LabelledText(text_of(record), reading)
     for item in listed(record, "triple_list"):
         if not isinstance(item, list) or len(item) != 3:
             reading.drop("broken-label", item)
@@ -41,7 +41,7 @@ def triples(record: Record, reading: Reading) -> Annotation:
     return labels.annotation()
 
 
-def _fact_with_slots(item: Record, labels: Labels) -> None:
+def _fact_with_slots(item: Record, labels: LabelledText) -> None:
     values = item["object"] if isinstance(item["object"], dict) else {VALUE: item["object"]}
     given = item.get("object_type", "")
     types = given if isinstance(given, dict) else {VALUE: given}

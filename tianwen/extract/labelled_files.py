@@ -17,7 +17,7 @@ import lzma
 import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -36,15 +36,12 @@ Record = dict[str, Any]
 @contextmanager
 def opened(source: str | Path) -> Iterator[tuple[str, BinaryIO]]:
     """The name of a source for messages, and its bytes, uncompressed. Raises InputError when it cannot be read."""
-    if str(source) == STDIN:
-        yield "standard input", cast(BinaryIO, sys.stdin.buffer)
-        return
-    with _open_file(Path(source)) as raw:
-        head = raw.peek(8)[:8]
-        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise InputError(f"{source} is in UTF-16; convert it: iconv -f utf-16 -t utf-8 IN > OUT.")
-        name = str(source)
+    name = "standard input" if str(source) == STDIN else str(source)
+    with nullcontext(_standard_input()) if str(source) == STDIN else _open_file(Path(source)) as raw:
         try:
+            head = raw.peek(8)[:8]
+            if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise InputError(f"{name} is in UTF-16; convert it: iconv -f utf-16 -t utf-8 IN > OUT.")
             yield name, _uncompressed(raw, head)
         except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
             raise InputError(f"{name} is compressed and damaged ({error}); fetch or compress it again.") from error
@@ -62,6 +59,11 @@ def records(stream: BinaryIO, name: str, report: Report) -> Iterator[tuple[str, 
         yield from _elements(stream, start, number, name, report)
     else:
         yield from _lines(stream, start, number, name, report)
+
+
+def _standard_input() -> io.BufferedReader:
+    stream = sys.stdin.buffer
+    return stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, stream))
 
 
 def _open_file(path: Path) -> io.BufferedReader:
@@ -143,6 +145,7 @@ def _elements(stream: BinaryIO, start: bytes, number: int, name: str, report: Re
                 value, end = decoder.raw_decode(text, place)
             except (ValueError, RecursionError) as error:
                 if last or not _may_go_on(error, len(text)):
+                    report.skipped += 1
                     report.add("cut-short", f"{name}, line {number:,}, record {count:,}", _reason(error))
                     return
             else:

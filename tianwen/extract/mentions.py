@@ -53,10 +53,10 @@ def find_mentions(text: str, string: str) -> Found:
     if not string:
         return Found(())
     if spans := _occurrences(text, string):
-        whole = tuple(span for span in spans if not _inside_word(text, span))
+        whole = tuple(span for span in spans if not inside_word(text, span))
         return Found(whole) if whole else Found(spans, "inside-word")
     if spans := _occurrences(_plain(text), _plain(string)):
-        whole = tuple(span for span in spans if not _inside_word(text, span))
+        whole = tuple(span for span in spans if not inside_word(text, span))
         return Found(whole or spans, "other-case")
     return Found(())
 
@@ -109,7 +109,8 @@ def _occurrences(text: str, string: str) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-def _inside_word(text: str, span: Span) -> bool:
+def inside_word(text: str, span: Span) -> bool:
+    """Whether a span begins or ends between two characters of one word."""
     start, end = span
     before = start > 0 and _in_words(text[start - 1]) and _in_words(text[start])
     after = end < len(text) and _in_words(text[end - 1]) and _in_words(text[end])

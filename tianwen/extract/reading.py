@@ -5,9 +5,10 @@ Post: 8888
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from tianwen.extract.annotation import Annotation, Event, Mention, Relation
 from tianwen.extract.mentions import Policy, Span, choose_pairs, find_mentions
@@ -48,11 +49,9 @@ class Reading:
 
     def span(self, text: str, start: object, end: object, words: object = None) -> Span | None:
         """A span with exclusive end, put right where `words` prove it to be counted otherwise; None if it is wrong."""
-        if not _whole(start) or not _whole(end) or not (words is None or isinstance(words, str)):
+        if not whole(start) or not whole(end) or not (words is None or isinstance(words, str)):
             self.drop("broken-label", f"start {start!r}, end {end!r}, words {words!r}")
             return None
-        assert isinstance(start, int)
-        assert isinstance(end, int)
         if isinstance(words, str):
             return self._span_of_words(text, (start, end), words)
         if not 0 <= start <= end <= len(text):
@@ -60,19 +59,16 @@ class Reading:
         elif start == end:
             self.drop("empty-label", f"[{start}, {end}]")
         else:
-            return start, end
+            return self._trimmed(text, (start, end))
         return None
 
     def _span_of_words(self, text: str, span: Span, words: str) -> Span | None:
         start, end = span
-        readings = {"": span, "mixed-ends": (start, end + 1)}
-        if not text.isascii():
-            readings["utf16-offsets"] = (_characters(text, start), _characters(text, end))
-        for kind, (first, last) in readings.items():
+        for kind, (first, last) in _readings(text, span):
             if 0 <= first < last <= len(text) and _same(text[first:last], words):
                 if kind:
                     self.note(kind, f"[{start}, {end}] is said to be {words!r}")
-                return first, last
+                return self._trimmed(text, (first, last))
         inside = 0 <= start <= end <= len(text)
         there = (
             f"[{start}, {end}] is {text[start:end]!r}" if inside else f"[{start}, {end}] in {len(text):,} characters"
@@ -80,14 +76,23 @@ class Reading:
         self.drop("other-words" if inside else "outside-text", f"{there}, not {words!r}")
         return None
 
+    def _trimmed(self, text: str, span: Span) -> Span | None:
+        start, end = span
+        words = text[start:end]
+        if words == words.strip():
+            return span
+        if not words.strip():
+            self.drop("white-space", f"[{start}, {end}]")
+            return None
+        self.note("trimmed", repr(words))
+        return start + len(words) - len(words.lstrip()), end - len(words) + len(words.rstrip())
+
     def mentions(self, text: str, string: object) -> tuple[Span, ...]:
         """All mentions of a string; none, and a dropped label, when it is not in the text."""
-        if not isinstance(string, str) or not string.strip():
+        if not isinstance(string, str) or not (core := _core(string)):
             self.drop("broken-label" if not isinstance(string, str) else "empty-label", repr(string))
             return ()
-        found = find_mentions(text, string)
-        if not found.spans:
-            found = find_mentions(text, string.strip())
+        found = find_mentions(text, core)
         if not found.spans:
             self.drop("missing-string", f"{string!r} in {text!r}")
         elif found.how:
@@ -96,7 +101,7 @@ class Reading:
 
 
 @dataclass(slots=True)
-class Labels:
+class LabelledText:
     """The labels of one text as they come together; each is kept once, in the order of the file."""
 
     text: str
@@ -107,9 +112,9 @@ class Labels:
 
     def fact(self, subject: tuple[object, str], predicate: object, value: tuple[object, str]) -> None:
         """Take in a fact given as strings, each with its type: its mentions by the policy of the reading."""
-        if not isinstance(predicate, str) or not predicate:
-            self.reading.drop("broken-label", f"the predicate is {predicate!r}")
+        if not self._sound_names(predicate, subject[1] or "any", value[1] or "any"):
             return
+        assert isinstance(predicate, str)
         subjects = self.reading.mentions(self.text, subject[0])
         objects = self.reading.mentions(self.text, value[0]) if subjects else ()
         if not subjects or not objects:
@@ -130,15 +135,30 @@ class Labels:
 
     def entity(self, mention: Mention) -> None:
         """Take in an entity with its place."""
-        self._once(self.entities, mention, self.text[mention.start : mention.end])
+        if self._sound_names(mention.label or "any"):
+            self._once(self.entities, mention, self.text[mention.start : mention.end])
 
     def relation(self, relation: Relation) -> None:
         """Take in a fact with its places."""
-        self._once(self.relations, relation, relation.predicate)
+        if self._sound_names(relation.predicate, relation.subject.label or "any", relation.object.label or "any"):
+            self._once(self.relations, relation, relation.predicate)
 
     def event(self, event: Event) -> None:
         """Take in an event."""
-        self._once(self.events, event, event.type)
+        if self._sound_names(event.type, *(argument.role for argument in event.arguments)):
+            self._once(self.events, event, event.type)
+
+    def _sound_names(self, *names: object) -> bool:
+        """Whether names are words that can be written to a file; if not, the label is dropped."""
+        for name in names:
+            if not isinstance(name, str) or "\0" in name or not _encodes(name):
+                self.reading.drop("broken-label", f"the name {name!r}")
+            elif not name:
+                self.reading.drop("empty-label", names)
+            else:
+                continue
+            return False
+        return True
 
     def _once(self, kept: dict[Any, None], label: Any, example: str) -> None:
         if label in kept:
@@ -190,8 +210,36 @@ def listed(record: Mapping[str, Any], key: str) -> list[Any]:
     return value
 
 
-def _whole(value: object) -> bool:
+def whole(value: object) -> TypeGuard[int]:
+    """Whether a JSON value is a whole number; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _encodes(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _core(string: str) -> str:
+    """A string without white space and invisible characters at its ends, for which no tokenizer has pieces."""
+    start, end = 0, len(string)
+    while start < end and _invisible(string[start]):
+        start += 1
+    while end > start and _invisible(string[end - 1]):
+        end -= 1
+    return string[start:end]
+
+
+def _invisible(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character) in ("Cf", "Cc")
+
+
+def _readings(text: str, span: Span) -> Iterator[tuple[str, Span]]:
+    """What a pair of numbers may mean, with the kind of the report when it is not what it should."""
+    start, end = span
+    yield "", span
+    yield "mixed-ends", (start, end + 1)
+    if not text.isascii():
+        yield "utf16-offsets", (_characters(text, start), _characters(text, end))
 
 
 def _same(there: str, words: str) -> bool:

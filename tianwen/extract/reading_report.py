@@ -38,6 +38,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "inside-word": ("warning", "the string stands in the text only inside longer words"),
     "other-case": ("warning", "the string stands in the text only in other case or width"),
     "too-many-pairs": ("warning", "so many mentions that only the nearest pairs are kept"),
+    "trimmed": ("warning", "white space at the ends of the span, which is no part of it; it is put right"),
     "not-used": ("warning", "a label that is nothing to learn here (notes, attributes); it is left out"),
     # Checking
     "unknown-entity": ("error", "an entity type that the schema lacks"),
@@ -46,6 +47,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "unknown-event": ("error", "an event type or role that the schema lacks"),
     "white-space": ("error", "the span begins or ends with white space, or is nothing else"),
     "no-piece": ("error", "the span has no piece of its own: the tokenizer drops its characters"),
+    "ends-in-word": ("warning", "the span begins or ends inside a word: is its end meant to be inclusive?"),
     "inside-piece": ("error", "the span begins or ends inside a piece: no span of pieces is equal to it"),
     "cut-off": ("warning", "the label lies beyond the model's length, in a later window or nowhere"),
     "truncated": ("error", "the model's length cuts the span in two"),

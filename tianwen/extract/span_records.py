@@ -1,4 +1,4 @@
-"""Labels with places: SpERT's and PFN's tokens, CLUENER's entities, and our own JSON lines.
+"""LabelledText with places: SpERT's and PFN's tokens, CLUENER's entities, and our own JSON lines.
 
 Post: 8888
 
@@ -12,12 +12,13 @@ Post: 8888
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tianwen.extract.annotation import TRIGGER, Annotation, Argument, Event, Mention, Relation
 from tianwen.extract.labelled_files import Record
 from tianwen.extract.mentions import Span, choose_one
-from tianwen.extract.reading import Labels, Reading, Unusable, listed, sound, text_of
+from tianwen.extract.reading import LabelledText, Reading, Unusable, listed, sound, text_of, whole
 
 
 def spert(record: Record, reading: Reading) -> Annotation:
@@ -25,7 +26,7 @@ def spert(record: Record, reading: Reading) -> Annotation:
     tokens = listed(record, "tokens")
     if not all(isinstance(token, str) for token in tokens):
         raise Unusable("broken-line", "a token is not text")
-    labels = Labels(sound(" ".join(tokens)), reading)
+    labels = LabelledText(sound(" ".join(tokens)), reading)
     ends, place = [], 0
     for token in tokens:
         ends.append(place + len(token))
@@ -49,7 +50,7 @@ def spert(record: Record, reading: Reading) -> Annotation:
 def cluener(record: Record, reading: Reading) -> Annotation:
     """One line of CLUENER; words and places are compared, so that a file with exclusive ends is noticed."""
     text = text_of(record)
-    labels = Labels(text, reading)
+    labels = LabelledText(text, reading)
     given = record.get("label") or {}
     if not isinstance(given, dict):
         raise Unusable("broken-line", f"'label' is {type(given).__name__}, not an object")
@@ -67,11 +68,11 @@ def cluener(record: Record, reading: Reading) -> Annotation:
 
 def own(record: Record, reading: Reading) -> Annotation:
     """One of our own lines, with places or without."""
-    labels = Labels(text_of(record), reading)
+    labels = LabelledText(text_of(record), reading)
     for item in listed(record, "entities"):
-        label = item.get("label") if isinstance(item, dict) else None
-        if not isinstance(label, str) or not label:
-            reading.drop("empty-label" if isinstance(item, dict) else "broken-label", item)
+        label = item.get("label", "") if isinstance(item, dict) else None
+        if not isinstance(label, str):
+            reading.drop("broken-label", item)
             continue
         for span in _places(item, labels):
             labels.entity(Mention(*span, label, _score(item)))
@@ -83,7 +84,7 @@ def own(record: Record, reading: Reading) -> Annotation:
     return labels.annotation(source if isinstance(source, str) else "")
 
 
-def _own_fact(item: Any, labels: Labels) -> None:
+def _own_fact(item: Any, labels: LabelledText) -> None:
     if isinstance(item, list) and len(item) == 3:
         item = dict(zip(("subject", "predicate", "object"), item, strict=True))
     if not isinstance(item, dict) or not isinstance(item.get("predicate"), str) or not item["predicate"]:
@@ -101,7 +102,7 @@ def _own_fact(item: Any, labels: Labels) -> None:
             labels.relation(Relation(given, item["predicate"], found, _score(item)))
 
 
-def _own_event(item: Any, labels: Labels) -> None:
+def _own_event(item: Any, labels: LabelledText) -> None:
     arguments = item.get("arguments") if isinstance(item, dict) else None
     if not isinstance(arguments, list) or not isinstance(item.get("type"), str) or not item["type"]:
         labels.reading.drop("broken-label", item)
@@ -120,7 +121,7 @@ def _own_event(item: Any, labels: Labels) -> None:
         labels.event(Event(item["type"], tuple(kept), _score(item)))
 
 
-def _places(item: dict[str, Any], labels: Labels) -> list[Span]:
+def _places(item: dict[str, Any], labels: LabelledText) -> list[Span]:
     """The span that a mention names, or all mentions of its string."""
     if "start" in item or "end" in item:
         span = labels.reading.span(labels.text, item.get("start"), item.get("end"), item.get("text"))
@@ -139,12 +140,14 @@ def _label(item: dict[str, Any]) -> str:
 
 def _score(item: dict[str, Any]) -> float:
     score = item.get("score")
-    return float(score) if isinstance(score, int | float) and not isinstance(score, bool) else 1.0
+    if isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score):
+        return float(score)
+    return 1.0
 
 
 def _inclusive(text: str, start: object, end: object, words: object, reading: Reading) -> Span | None:
     """A span whose end is inclusive by its format; exclusive ends among them are put right and reported."""
-    if not isinstance(start, int) or not isinstance(end, int) or not isinstance(words, str):
+    if not whole(start) or not whole(end) or not isinstance(words, str):
         reading.drop("broken-label", f"{words!r}: [{start!r}, {end!r}]")
         return None
     if 0 <= start <= end < len(text) and text[start : end + 1] == words:
@@ -157,7 +160,7 @@ def _inclusive(text: str, start: object, end: object, words: object, reading: Re
 
 def _token_mention(item: Any, tokens: list[str], ends: list[int], reading: Reading) -> Mention | None:
     start, end, kind = (item.get(key) if isinstance(item, dict) else None for key in ("start", "end", "type"))
-    if not isinstance(start, int) or not isinstance(end, int) or not isinstance(kind, str) or not kind:
+    if not whole(start) or not whole(end) or not isinstance(kind, str) or not kind:
         reading.drop("broken-label", item)
     elif not 0 <= start <= end <= len(tokens):
         reading.drop("outside-text", f"tokens {start} to {end} of {len(tokens)}")
@@ -169,4 +172,4 @@ def _token_mention(item: Any, tokens: list[str], ends: list[int], reading: Readi
 
 
 def _numbered(entities: list[Mention | None], number: object) -> Mention | None:
-    return entities[number] if isinstance(number, int) and 0 <= number < len(entities) else None
+    return entities[number] if whole(number) and 0 <= number < len(entities) else None
