@@ -138,7 +138,7 @@ class GPLinker(nn.Module):
         maps = self.projections(self.hidden(ids, lengths), lengths)
         with torch.autocast(ids.device.type, enabled=False):
             losses = {
-                name: projection_loss(projection.wide(), cells)
+                name: projection_loss(projection, cells)
                 for name, projection, cells in zip(Positives._fields, maps, positives, strict=True)
                 if projection is not None
             }

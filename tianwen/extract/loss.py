@@ -12,8 +12,8 @@ The negatives are what is left of the map once -inf stands at the positives. The
 positives' share away from the sum over everything by log(1 - exp(..)), loses all digits once a positive passes a score
 of about 10. Here nothing is subtracted.
 
-`projection_loss` gives the same number without the maps: for a label without positives in a text, the sum over the cells
-factors into e^u . (e^A e^v), one matrix product for all labels. Maps are made only for the labels that a text has.
+`projection_loss` gives the same number without the maps: for a label without positives in a text, the sum over its
+cells factors into e^u . (e^A e^v), one matrix product for all labels. Maps are made only for the labels that a text has.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from tianwen.errors import InputError
 from tianwen.extract.pointer import Projection
 
 MINUS_INFINITY = float("-inf")
-LARGEST_EXPONENT = 300.0
-"""Sums of exponentials are made in float64, whose exponent ends at 709: up to here no product of three can lose what
-the 1 in log(1 + ..) does not hide."""
+LARGEST_EXPONENT = {torch.float32: 50.0, torch.float64: 600.0}
+"""Exponents end at -87 and -708: up to such a largest sum A + u + v, a product of three exponentials that vanishes
+belongs to a cell that the 1 in log(1 + ..) hides anyway. Above it float64 is taken, and above that the maps."""
 
 
 def multilabel_loss(
@@ -51,13 +51,12 @@ def multilabel_loss(
 
 def projection_loss(projection: Projection, positives: Int[Tensor, " n 4"]) -> Float[Tensor, ""]:
     """`multilabel_loss(projection.dense_scores(), positives)`, without the maps where the head is the efficient one."""
-    if projection.row_bias is None or projection.column_bias is None:
+    projection = projection.wide()
+    products, rows, columns = projection.products(), projection.row_bias, projection.column_bias
+    if rows is None or columns is None:
         return multilabel_loss(projection.dense_scores(), positives)
-    batch, length = projection.valid.shape
-    heads = projection.heads
+    (batch, length), heads = projection.valid.shape, projection.heads
     allowed = projection.cell_mask()
-    products = projection.products().double()
-    rows, columns = projection.row_bias.double(), projection.column_bias.double()  # [B, H, T]
     _flat(positives, (batch, heads, length, length))
     present, place = torch.unique(positives[:, 0] * heads + positives[:, 1], return_inverse=True)  # maps with positives
     nothing = torch.ones(batch * heads, dtype=torch.bool, device=allowed.device)
@@ -68,8 +67,7 @@ def projection_loss(projection: Projection, positives: Int[Tensor, " n 4"]) -> F
     local = torch.stack([place, torch.zeros_like(place), positives[:, 2], positives[:, 3]], dim=1)
     told = multilabel_loss(some[:, None], local) * len(present) if len(present) else products.sum() * 0
     absent = _log_one_plus_total(products, rows, columns, allowed).flatten()[nothing]
-    kind = torch.float64 if projection.queries.dtype == torch.float64 else torch.float32
-    return ((told + absent.sum()) / batch).to(kind)
+    return (told + absent.sum().to(told.dtype)) / batch
 
 
 def log_one_plus_sum(scores: Float[Tensor, " maps cells"]) -> Float[Tensor, " maps"]:
@@ -85,7 +83,9 @@ def _log_one_plus_total(products: Tensor, rows: Tensor, columns: Tensor, allowed
     products = products.masked_fill(~allowed, MINUS_INFINITY)
     tops = [_finite(x.detach().amax(dim)) for x, dim in ((products, (1, 2)), (rows, 2), (columns, 2))]
     shift = tops[0][:, None] + tops[1] + tops[2]  # [B, H]
-    if float(shift.max()) > LARGEST_EXPONENT:
+    if float(shift.max()) > LARGEST_EXPONENT[products.dtype]:
+        if products.dtype == torch.float32:
+            return _log_one_plus_total(products.double(), rows.double(), columns.double(), allowed)
         maps = products[:, None] + rows[:, :, :, None] + columns[:, :, None, :]  # [B, H, T, T]
         return log_one_plus_sum(maps.flatten(2).flatten(0, 1)).view(shift.shape)
     below = torch.einsum(

@@ -1,0 +1,126 @@
+"""An extractor on disk: a folder with `model.safetensors` (weights, shape, settings), `tokenizer.json`, `schema.json`.
+
+Post: 8888
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from tianwen.backbone.mixers import ShellConfig
+from tianwen.backbone.roformer_v2 import RoFormerV2Config
+from tianwen.errors import InputError, ModelError
+from tianwen.extract.encoder import BackboneConfig
+from tianwen.extract.gplinker import GPLinker, GPLinkerConfig
+from tianwen.extract.schema import Schema
+from tianwen.text import Tokenizer
+from tianwen.training.weights import load_weights, save_weights
+
+ARCHITECTURE = "tianwen extractor 1"
+BACKBONES: dict[str, type[RoFormerV2Config] | type[ShellConfig]] = {
+    "roformer_v2": RoFormerV2Config,
+    "shell": ShellConfig,
+}
+
+
+@dataclass(frozen=True)
+class ExtractorSettings:
+    """What belongs to a trained extractor besides its weights.
+
+    `threshold`: what is found has at least this probability (.5 is the score 0 of the post); `thresholds`: of single
+    predicates or types. `length`: tokens of a window, without [CLS] and [SEP]; `overlap`: tokens that two share.
+    """
+
+    threshold: float = 0.5
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    length: int = 128
+    overlap: int = 32
+
+    def __post_init__(self) -> None:
+        odd = [value for value in (self.threshold, *self.thresholds.values()) if not 0 < value < 1]
+        if odd:
+            raise InputError(f"A threshold is a probability between 0 and 1, without the ends, not {odd[0]}.")
+        if not 0 <= self.overlap < self.length / 2:
+            raise InputError(
+                f"Windows of {self.length} tokens that share {self.overlap}: at most half of a window may be shared."
+            )
+
+
+def save_extractor(
+    model: GPLinker,
+    tokenizer: Tokenizer,
+    schema: Schema,
+    settings: ExtractorSettings,
+    folder: Path,
+    *,
+    storage: Literal["fp32", "fp16", "int8"] = "fp32",
+) -> None:
+    """Write the folder; each file is replaced in one step, the weights last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder / "tokenizer.json")
+    schema.save(folder / "schema.json")
+    config = asdict(model.config)
+    config["backbone"] |= {"kind": "roformer_v2" if isinstance(model.config.backbone, RoFormerV2Config) else "shell"}
+    metadata = {
+        "architecture": ARCHITECTURE,
+        "config": config,
+        "settings": asdict(settings),
+        "tokenizer": tokenizer.fingerprint,
+    }
+    save_weights(folder / "model.safetensors", model.state_dict(), metadata, storage=storage)
+
+
+def load_extractor(folder: Path) -> tuple[GPLinker, Tokenizer, Schema, ExtractorSettings]:
+    """Read a folder that `save_extractor` wrote. Raises ModelError that says what is missing, damaged or different."""
+    file = folder / "model.safetensors"
+    if not file.exists():
+        raise ModelError(
+            f"There is no extractor in {str(folder)!r}: model.safetensors is missing. Train one: tianwen train extract"
+        )
+    weights = load_weights(file)
+    metadata = weights.metadata
+    if metadata.get("architecture") != ARCHITECTURE:
+        raise ModelError(
+            f"{file} holds {metadata.get('architecture', 'no extractor')!r}; this version reads {ARCHITECTURE!r}."
+        )
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    if tokenizer.fingerprint != metadata["tokenizer"]:
+        raise ModelError(
+            f"The tokenizer in {str(folder)!r} ({tokenizer.fingerprint}) is not the one that the model was trained "
+            f"with ({metadata['tokenizer']}). Copy all files of the model again."
+        )
+    try:
+        schema = Schema.load(folder / "schema.json")
+    except InputError as error:
+        raise ModelError(f"The extractor in {str(folder)!r} has no readable schema: {error}") from error
+    model = GPLinker(config_from(metadata["config"]))
+    try:
+        model.load_state_dict({name: tensor.float() for name, tensor in weights.tensors.items()})
+    except RuntimeError as error:
+        raise ModelError(f"The weights in {file} do not fit the shape they state: {error}") from error
+    names = {entry.name for entry in fields(ExtractorSettings)}
+    settings = {name: value for name, value in metadata["settings"].items() if name in names}
+    return model, tokenizer, schema, ExtractorSettings(**settings)
+
+
+def replace_settings(folder: Path, settings: ExtractorSettings) -> None:
+    """Write other settings into a saved extractor; what is stored as int8 or fp16 comes back to the same bytes."""
+    file = folder / "model.safetensors"
+    weights = load_weights(file)
+    save_weights(file, weights.tensors, weights.metadata | {"settings": asdict(settings)}, storage=weights.storage)
+
+
+def config_from(content: Mapping[str, Any]) -> GPLinkerConfig:
+    """The configuration that `save_extractor` wrote as plain values."""
+    backbone = dict(content["backbone"])
+    kind: Any = BACKBONES[backbone.pop("kind")]
+    shape: BackboneConfig = kind(**backbone)
+    tuples = {
+        "entity_labels": tuple(content["entity_labels"]),
+        "predicates": tuple(content["predicates"]),
+        "roles": tuple((event, role) for event, role in content["roles"]),
+    }
+    return GPLinkerConfig(**{**content, **tuples, "backbone": shape})
