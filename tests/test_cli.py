@@ -166,6 +166,28 @@ def test_a_table_can_be_added_too(run, kb, tmp_path):
     assert json.loads(run("info", "--kb", kb, "--json").stdout)["facts"] == 5
 
 
+def test_objects_are_replaced_one_or_all_and_by_a_table(run, kb, tmp_path):
+    run("add", "--kb", kb, "Mars", "moons", "Phobas")
+    replaced = run("replace", "--kb", kb, "Mars", "moons", "Deimos", "Phobos", "--source", "IAU")
+    assert replaced.stdout == "1 fact removed, 0 added.\n"
+    assert run("replace", "--kb", kb, "Mars", "moons", "福波斯", "--old", "Phobos").stdout == "1 fact removed, 1 added.\n"
+    assert "福波斯" in run("ask", "--kb", kb, "Mars?").stdout
+    refused = run("replace", "--kb", kb, "白蛇", "导演", "x", exit_code=1).stderr
+    assert "nothing to replace" in refused
+    assert "'电影'" in refused
+    (tmp_path / "new.tsv").write_text("Mars\tmoons\tnone\n火星\t卫星\t火卫一\n", encoding="utf-8")
+    counts = json.loads(run("replace", "--kb", kb, "--facts", "new.tsv", "--json").stdout)
+    assert counts == {"removed": 2, "added": 2, "skipped": 0}
+    assert run("replace", "--kb", kb, "Mars", "moons", "none").stdout == "Nothing to change: it is so already.\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["Mars", "moons"], ["a", "b", "c", "--facts", "x"], ["--facts", "x", "--old", "y"], []]
+)
+def test_replace_wants_one_key_or_one_file(run, kb, words):
+    assert "SUBJECT PREDICATE OBJECT" in run("replace", "--kb", kb, *words, exit_code=2).stderr
+
+
 @pytest.mark.parametrize("words", [["Mars"], ["Mars", "moons", "Io", "--facts", "x.tsv"], []])
 def test_add_wants_one_whole_fact_or_one_file(run, kb, words):
     assert "SUBJECT PREDICATE OBJECT" in run("add", "--kb", kb, *words, exit_code=2).stderr

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tianwen.ask import catalogue as store
-from tianwen.ask.durable import remove_tree, telling
+from tianwen.ask.durable import bytes_below, remove_tree, telling
 from tianwen.ask.fact_report import Report
 from tianwen.ask.loading import Loaded, Progress, Source, gather, gather_numbered, without_known
 from tianwen.ask.merging import Background, Merger
@@ -155,7 +155,7 @@ class KnowledgeBase:
             "added": sum(len(part) for part in snapshot.parts[len(state.segments) :]),
             "removed": int(state.settings["removed_rows"]),
             "duplicates": int(state.settings["duplicates"]),
-            "bytes": sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()),
+            "bytes": bytes_below(self.folder),
             "format": int(state.settings["format"]),
             "tokenizer": state.settings["tokenizer"],
             "created": state.settings["created"],

@@ -2,7 +2,7 @@
 
 Post: 8802 (which builds the whole tree again for every change)
 
-    1. under the write lock, briefly    added facts become a segment; a number is reserved for the merged one
+    1. under the write lock, briefly    a number is reserved for the merged one; `compact` makes added facts a segment
     2. without it, however long         the live facts of some segments are indexed and written into `segments/.merging`
     3. under the write lock, briefly    rows that were removed meanwhile are found in the merged segment, and one
                                         transaction puts it in the place of the others
@@ -147,20 +147,18 @@ class Merger:
         """Step 1; None when there is nothing to merge."""
         opened = self._opened
         with opened.writing(patience=opened.lock_timeout if everything else PATIENCE):
-            parts, added = list(opened.view.segments.values()), opened.view.added.chunks
-            compact = len(parts) == 1 and not len(parts[0].gone) and not added
-            if compact or not (everything or due(parts)):
-                return None
-            number = opened.catalogue.state().next_segment
-            if added:
-                with opened.added_as_segment(frame_of(opened.view.added_facts())) as connection:
-                    store.reserve_number(connection, number := number + 1)
+            if everything and opened.view.added.chunks:
+                with opened.added_as_segment(frame_of(opened.view.added_facts())):
+                    pass
                 opened.snapshot()
-            else:
-                with opened.catalogue.writing() as connection:
-                    store.reserve_number(connection, number)
             parts = opened.view.segments
-            return Merge.of_newest(len(parts) if everything else due(list(parts.values())), parts, number)
+            count = len(parts) if everything else due(list(parts.values()))
+            if count == 0 or (count == 1 and not len(list(parts.values())[-1].gone)):
+                return None
+            merge = Merge.of_newest(count, parts, opened.catalogue.state().next_segment)
+            with opened.catalogue.writing() as connection:
+                store.reserve_number(connection, merge.number)
+            return merge
 
     def _carry_out(self, merge: Merge, progress: Progress | None) -> bool:
         """Steps 2 and 3; False when other facts took the place of all meanwhile."""

@@ -1,4 +1,4 @@
-"""Commands that make, change and describe a knowledge base: build, add, remove, compact, info.
+"""Commands that make, change and describe a knowledge base: build, add, remove, replace, compact, info.
 
 Post: 8802
 """
@@ -116,8 +116,54 @@ def remove(
 
 
 @app.command()
+def replace(
+    kb: KB,
+    subject: Annotated[
+        str | None, typer.Argument(metavar="SUBJECT", help="What the facts are about; 白蛇（电影） names a sense.")
+    ] = None,
+    predicate: Annotated[str | None, typer.Argument(metavar="PREDICATE", help="What is said of it.")] = None,
+    objects: Annotated[list[str] | None, typer.Argument(metavar="OBJECT", help="The new answer or answers.")] = None,
+    old: Annotated[
+        str | None, typer.Option("--old", metavar="OBJECT", help="Only the fact with this object goes, not all.")
+    ] = None,
+    source: Annotated[str, typer.Option("--source", metavar="TEXT", help="Where the new facts come from.")] = "",
+    facts: Annotated[str | None, typer.Option("--facts", metavar="FILE", help="A table of facts; - is stdin.")] = None,
+    format: Format = None,
+    strict: Strict = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Put new objects in the place of those of a subject and predicate; or do so for every fact of a table.
+
+    It is one step: no question sees neither the old nor the new, or both. With --facts each subject and predicate of
+    the table has afterwards the objects given there and no others; those that were not there are added.
+    """
+    from tianwen.ask.fact_files import Report
+    from tianwen.ask.facts import Fact, split_sense
+
+    single = [part for part in (subject, predicate, *(objects or ())) if part is not None]
+    if bool(single) == (facts is not None) or len(single) in (1, 2) or (facts is not None and old is not None):
+        raise typer.BadParameter("Give either SUBJECT PREDICATE OBJECT..., or --facts FILE.")
+    report = Report(strict=strict)
+    with open_kb(kb) as base:
+        if facts is not None:
+            replaced = base.replace(tables([facts], format, report), report=report)
+        else:
+            name, sense = split_sense(single[0])
+            given = [Fact.of(*single[:2], text, source=source) for text in single[2:]]
+            replaced = base.replace(given, subject=name, predicate=single[1], object=old, sense=sense, report=report)
+    name_skipped(report, quiet=quiet)
+    counts = {"removed": replaced.removed, "added": replaced.added, "skipped": report.skipped}
+    said = f"{count(replaced.removed, 'fact')} removed, {replaced.added:,} added."
+    say(said if any(replaced) else "Nothing to change: it is so already.", counts, as_json=as_json)
+
+
+@app.command()
 def compact(kb: KB, quiet: Quiet = False, as_json: Json = False) -> None:
-    """Merge all additions and removals into one piece, for speed."""
+    """Merge all additions and removals into one piece, for speed.
+
+    Meanwhile the knowledge base can be asked and changed. Small pieces are merged without this command.
+    """
     from tianwen.terminal import progress
 
     with open_kb(kb) as base, progress("Merging", quiet=quiet) as bar:
