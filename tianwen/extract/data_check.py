@@ -206,7 +206,8 @@ class _Check:
         room = len(offsets) if self.length is None else max(self.length - SPECIAL, 0)
         if len(offsets) > room:
             self.own.add("too-long", where, f"{len(offsets):,} pieces, {room:,} have room")
-        cut = int(offsets[room - 1, 1]) if 0 < room < len(offsets) else len(annotation.text) if room else 0
+        # A character spelt in bytes has several pieces; it is there only if its last one is.
+        cut = len(annotation.text) if len(offsets) <= room else int(min(offsets[room, 0], offsets[max(room - 1, 0), 1]))
         for mention in mentions:
             words = annotation.words(mention)
             if mention.start >= cut:
