@@ -83,7 +83,7 @@ def test_a_span_inside_a_piece_is_seen():
     assert cats.encode("cats").offsets.tolist() == [[0, 4]]
     report = check_data([labelled("cats", (0, 3))], tokenizer=cats)
     assert kinds(report)["inside-piece"] == 1
-    assert report.findings[0].example == "cat"
+    assert report.findings[0].example == "'cat'"
     assert kinds(check_data([labelled("cats", (0, 4))], tokenizer=cats)).keys() == {"rare"}
 
 

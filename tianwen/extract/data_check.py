@@ -214,10 +214,9 @@ class _Check:
                 self.own.add("cut-off", where, words)
             elif mention.end > cut:
                 self.own.add("truncated", where, words)
-            elif not ((offsets[:, 0] >= mention.start) & (offsets[:, 1] <= mention.end)).any():
-                self.own.add("no-piece", where, repr(words))
             elif mention.start not in starts or mention.end not in ends:
-                self.own.add("inside-piece", where, words)
+                touched = ((offsets[:, 0] < mention.end) & (offsets[:, 1] > mention.start)).any()
+                self.own.add("inside-piece" if touched else "no-piece", where, repr(words))
 
 
 def _mentions(annotation: Annotation) -> Iterator[Mention]:
