@@ -52,7 +52,8 @@ def run_python(text: str, folder: Path, names: dict) -> None:
     assert runner.failures == 0, "".join(report)
 
 
-QUICK, SLOW = ["README.md", "README.zh.md"], ["docs/quickstart.md", "docs/quickstart.zh.md"]  # these train a model
+QUICK = ["README.md", "README.zh.md", "docs/extraction.md"]
+SLOW = ["docs/quickstart.md", "docs/quickstart.zh.md"]  # these train a model
 
 
 @pytest.mark.parametrize("page", [*QUICK, *(pytest.param(page, marks=pytest.mark.slow) for page in SLOW)])

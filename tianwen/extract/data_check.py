@@ -117,6 +117,7 @@ class _Check:
     def __init__(self, schema: Schema | None, tokenizer: Tokenizer | None, length: int | None) -> None:
         self.schema, self.tokenizer, self.length = schema, tokenizer, length
         self.found, self.own = DataReport(), Report()
+        self._predicates = set(schema.predicates) if schema else set()
         self._first: dict[bytes, tuple[bytes, str]] = {}  # digest of a text: digest of its labels, place
         self._training: set[bytes] = set()
         self._training_labels: set[tuple[str, str]] = set()
@@ -176,7 +177,7 @@ class _Check:
                 self.own.add("unknown-entity", where, mention.label)
         for relation in annotation.relations:
             types = relation.subject.label, relation.object.label
-            if relation.predicate not in schema.predicates:
+            if relation.predicate not in self._predicates:
                 self.own.add("unknown-predicate", where, relation.predicate)
             elif not schema.allows(types[0], relation.predicate, types[1]):
                 self.own.add("wrong-types", where, f"{types[0]}, {relation.predicate}, {types[1]}")
