@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tianwen.ask.huggingface import tokenized_catalogue as tokenized_catalogue
     from tianwen.ask.knowledge_base import KnowledgeBase as KnowledgeBase
     from tianwen.diffusion.drawer import Drawer as Drawer
+    from tianwen.extract.extractor import Extractor as Extractor
     from tianwen.optim.embedding_health import EmbeddingHealth as EmbeddingHealth
     from tianwen.optim.lion import Lion as Lion
     from tianwen.optim.param_groups import param_groups_for as param_groups_for
@@ -31,6 +32,7 @@ _HOME = {
     "CatalogueLogitsProcessor": "tianwen.ask.huggingface",
     "Drawer": "tianwen.diffusion.drawer",
     "EmbeddingHealth": "tianwen.optim.embedding_health",
+    "Extractor": "tianwen.extract.extractor",
     "Fact": "tianwen.ask.facts",
     "KnowledgeBase": "tianwen.ask.knowledge_base",
     "Lion": "tianwen.optim.lion",
@@ -47,6 +49,7 @@ __all__ = [
     "CatalogueLogitsProcessor",
     "Drawer",
     "EmbeddingHealth",
+    "Extractor",
     "Fact",
     "KnowledgeBase",
     "Lion",
