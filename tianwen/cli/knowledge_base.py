@@ -150,7 +150,7 @@ def replace(
             replaced = base.replace(tables([facts], format, report), report=report)
         else:
             name, sense = split_sense(single[0])
-            given = [Fact.of(*single[:2], text, source=source) for text in single[2:]]
+            given = [Fact.of(single[0], single[1], text, source=source) for text in single[2:]]
             replaced = base.replace(given, subject=name, predicate=single[1], object=old, sense=sense, report=report)
     name_skipped(report, quiet=quiet)
     counts = {"removed": replaced.removed, "added": replaced.added, "skipped": report.skipped}
