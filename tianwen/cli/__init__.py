@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import sys
 
-from tianwen.cli import asking, bench, draw, health, knowledge_base, language
+from tianwen.cli import asking, bench, draw, extracting, extracting_train, health, knowledge_base, language
 from tianwen.cli.commands import app
 
-__all__ = ["app", "asking", "bench", "draw", "health", "knowledge_base", "language", "main"]
+__all__ = [
+    "app",
+    "asking",
+    "bench",
+    "draw",
+    "extracting",
+    "extracting_train",
+    "health",
+    "knowledge_base",
+    "language",
+    "main",
+]
 
 
 def main() -> None:

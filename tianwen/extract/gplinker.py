@@ -30,6 +30,10 @@ from tianwen.extract.encoder import BackboneConfig, Encoder
 from tianwen.extract.loss import projection_loss
 from tianwen.extract.pointer import EfficientGlobalPointer, GlobalPointer, Pointer, Projection
 
+IMPROBABLE = -5.0
+"""Scores of an untrained model: most cells are no mention and no link, and learning that takes a thousand updates. It
+also keeps the decoding of half-trained models short."""
+
 
 @dataclass(frozen=True)
 class GPLinkerConfig:
@@ -93,6 +97,9 @@ class GPLinker(nn.Module):
         if config.links:
             self.head = kind(width, config.links, size=size, rope=False, triangular=events)
             self.tail = kind(width, config.links, size=size, rope=False, triangular=events)
+        for pointer in (self.entity, self.head, self.tail):
+            if isinstance(pointer, EfficientGlobalPointer):
+                nn.init.constant_(pointer.biases.bias, IMPROBABLE)
 
     def train(self, mode: bool = True) -> GPLinker:
         """As `nn.Module.train`; weights that were packed for inference are unpacked before they change."""

@@ -93,32 +93,44 @@ class Labeller:
     def examples(self, annotation: Annotation) -> list[Example]:
         """The text and its labels in tokens: one example, or one for each window of a long text."""
         wanted = self._events(annotation) if self.labels.roles else self._facts(annotation)
-        mentions = [self._entity.get(label) for _, label in wanted.mentions]  # type: ignore[call-overload]
-        for (_, label), number in zip(wanted.mentions, mentions, strict=True):
-            self.problems[f"mention with the unknown label {label!r}"] += number is None
-        placed, linked, made, wrong = set(), set(), [], {}
+        known = [self._known(label) for _, label in wanted.mentions]
+        made, placed, linked, wrong = [], set(), set(), {}
         for window in windows(annotation.text, self.tokenizer, length=self.length, overlap=self.overlap):
             places = _Places(annotation.text, window)
-            rows: dict[tuple[int, int, int], int] = {}
-            row_of: dict[int, int] = {}
-            for i, ((mention, _), number) in enumerate(zip(wanted.mentions, mentions, strict=True)):
-                span = places.span(mention)
-                if number is not None and not isinstance(span, str):
-                    row_of[i] = rows.setdefault((number, *span), len(rows))
-                elif isinstance(span, str):
-                    wrong.setdefault(i, span)
-            links = {(row_of[a], label, row_of[b]) for a, label, b in wanted.links if a in row_of and b in row_of}
-            placed |= row_of.keys()
-            linked |= {(a, label, b) for a, label, b in wanted.links if a in row_of and b in row_of}
-            ids = np.concatenate([[self.tokenizer.cls_id], window.ids, [self.tokenizer.sep_id]]).astype(np.int64)
-            made.append(Example(ids, _table(list(rows)), _table(sorted(links))))
-        self.problems.update(wrong[i] for i in wrong if i not in placed and mentions[i] is not None)
+            spans = [places.span(mention) for mention, _ in wanted.mentions]
+            good = {
+                i: (number, *span)
+                for i, (number, span) in enumerate(zip(known, spans, strict=True))
+                if number is not None and not isinstance(span, str)
+            }
+            links = [link for link in wanted.links if link[0] in good and link[2] in good]
+            made.append(self._example(window, good, links))
+            placed |= good.keys()
+            linked.update(links)
+            wrong |= {i: span for i, span in enumerate(spans) if isinstance(span, str) and known[i] is not None}
         self.labelled.update(mentions=len(placed), links=len(linked))
+        self.problems.update(wrong[i] for i in wrong if i not in placed)
+        lost = len(set(wanted.links)) - len(linked)
         self.problems[
             f"{'pair of one event' if self.labels.roles else 'fact'} without both mentions in one window"
-        ] += len(set(wanted.links)) - len(linked)
+        ] += lost
         self.problems = +self.problems
         return made
+
+    def _known(self, label: Hashable) -> int | None:
+        """The number of an entity label; one that there is not is counted."""
+        number = self._entity.get(label)  # type: ignore[call-overload]
+        self.problems[f"mention with the unknown label {label!r}"] += number is None
+        return number
+
+    def _example(
+        self, window: Window, mentions: dict[int, tuple[int, int, int]], links: list[tuple[int, int, int]]
+    ) -> Example:
+        """A window with its mentions (number -> label, first, last), each row once, and the links between them."""
+        rows: dict[tuple[int, int, int], int] = {}
+        row_of = {i: rows.setdefault(mention, len(rows)) for i, mention in mentions.items()}
+        ids = np.concatenate([[self.tokenizer.cls_id], window.ids, [self.tokenizer.sep_id]]).astype(np.int64)
+        return Example(ids, _table(list(rows)), _table(sorted({(row_of[a], p, row_of[b]) for a, p, b in links})))
 
     def _facts(self, annotation: Annotation) -> _Wanted:
         wanted = _Wanted()

@@ -1,0 +1,180 @@
+"""Training end to end on texts of a few words: it learns, resumes bit for bit, goes on from other models."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tianwen.cli import app
+from tianwen.errors import InputError, ModelError
+from tianwen.extract.learning import TrainExtractSettings, read_texts, train_extract, usual_protocol
+from tianwen.extract.schema import EventType, RelationType, Schema
+from tianwen.extract.start import read_start
+
+BUNDLED_ASKER = Path(__file__).parents[2] / "tianwen" / "models" / "asker"
+SMALL = TrainExtractSettings(
+    epochs=12, layers=1, width=32, dropout=0.0, vocabulary=500, length=40, overlap=10, budget=160, learning_rate=1e-2
+)
+BRIEF = replace(SMALL, epochs=8, mixer="roformer_v2", dropout=0.1, swap=0.5, hide=0.1)
+CRAFT = ["天问一号", "嫦娥五号", "神舟十号", "祝融号", "玉兔二号", "风云一号"]
+PLACES = ["文昌", "酒泉", "太原", "西昌", "东方", "海南"]
+
+
+def file(folder: Path, name: str, *, shift: int) -> Path:
+    path = folder / name
+    lines = []
+    for i, craft in enumerate(CRAFT):
+        place = PLACES[(i + shift) % 6]
+        text = f"昨天{craft}从{place}发射。" if i % 2 else f"{place}：{craft}升空。"
+        lines.append({"text": text, "spo_list": [{"subject": craft, "predicate": "发射地", "object": place}]})
+    path.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("extract")
+    texts = read_texts(
+        [file(folder, "train.json", shift=0), file(folder, "more.json", shift=1)], [file(folder, "dev.json", shift=2)]
+    )
+    _, numbers = train_extract(texts, folder / "model", settings=SMALL, quiet=True)
+    return folder, numbers
+
+
+def test_it_learns_and_tells(trained: tuple[Path, dict]) -> None:
+    folder, numbers = trained
+    assert numbers["f1"] > 0.8
+    assert numbers["labelled"] == {"mentions": 24, "links": 12}
+    assert numbers["left_out"] == {}
+    scores = json.loads((folder / "model" / "scores.json").read_text(encoding="utf-8"))
+    assert set(scores["per_label"]) == {"发射地"}
+    lines = [json.loads(line) for line in (folder / "model" / "run" / "log.jsonl").read_text().splitlines()]
+    assert {"entity", "head", "tail", "loss"} <= set(next(line for line in lines if "loss" in line))
+    assert any("f1" in line.get("evaluation", {}) for line in lines)
+
+
+def test_it_resumes_bit_for_bit(tmp_path: Path) -> None:
+    texts = read_texts([file(tmp_path, "train.json", shift=0)])
+    whole, _ = train_extract(texts, tmp_path / "whole", settings=BRIEF, quiet=True)
+    with pytest.raises(SystemExit):
+        _interrupted(texts, tmp_path / "parts")
+    assert not (tmp_path / "parts" / "model.safetensors").exists()
+    parts, _ = train_extract(texts, tmp_path / "parts", settings=BRIEF, quiet=True)
+    pairs = zip(whole.model.state_dict().values(), parts.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def _interrupted(texts, folder: Path) -> None:
+    """Training stopped by a signal in its fifth step."""
+    import os
+    import signal
+    from unittest import mock
+
+    from tianwen.extract import learning
+
+    calls, loss = [], learning.extract_loss
+
+    def counted(model, batch):
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(model, batch)
+
+    with mock.patch.object(learning, "extract_loss", counted):
+        train_extract(texts, folder, settings=BRIEF, quiet=True)
+
+
+@pytest.mark.parametrize("mixer", ["roformer_v2", "attention", "slru"])
+def test_every_backbone_trains(tmp_path: Path, mixer: str) -> None:
+    texts = read_texts([file(tmp_path, "train.json", shift=0)])
+    settings = replace(SMALL, mixer=mixer, epochs=1, swap=0.3, hide=0.1)
+    extractor, numbers = train_extract(texts, tmp_path / "model", settings=settings, quiet=True)
+    assert numbers["parameters"] == extractor.model.parameter_count()
+    assert "f1" not in numbers
+
+
+def test_it_goes_on_from_other_models(trained: tuple[Path, dict], tmp_path: Path) -> None:
+    folder, _ = trained
+    texts = read_texts([folder / "train.json"])
+    again, _ = train_extract(
+        texts,
+        tmp_path / "a",
+        settings=replace(SMALL, epochs=0.01, learning_rate=1e-9),
+        start=folder / "model",
+        quiet=True,
+    )
+    first = again.extract("昨天天问一号从酒泉发射。")
+    assert first.triples() == [("天问一号", "发射地", "酒泉")]  # same labels: the heads come along
+    begun = read_start(BUNDLED_ASKER)
+    asked, _ = train_extract(
+        texts,
+        tmp_path / "b",
+        settings=replace(SMALL, epochs=0.01),
+        start=BUNDLED_ASKER,
+        quiet=True,
+    )
+    assert asked.tokenizer.fingerprint == begun.tokenizer.fingerprint
+    assert asked.model.config.backbone == begun.backbone
+    (tmp_path / "c").mkdir()
+    with pytest.raises(ModelError):
+        read_start(tmp_path / "c")
+
+
+def test_nothing_to_learn_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "empty.jsonl"
+    path.write_text('{"text": "天问一号", "facts": []}\n', encoding="utf-8")
+    with pytest.raises(InputError, match="label"):
+        train_extract(read_texts([path]), tmp_path / "model", settings=SMALL)
+    with pytest.raises(InputError, match="must fit into a batch"):
+        TrainExtractSettings(budget=100)
+    with pytest.raises(InputError, match="shares"):
+        TrainExtractSettings(hide=1.0)
+
+
+def test_usual_protocols() -> None:
+    assert usual_protocol(Schema(events=(EventType("e", ("r",)),))) == "argument-spans"
+    assert usual_protocol(Schema(relations=(RelationType("p"),))) == "triples"
+    assert usual_protocol(Schema(("a",))) == "entities"
+
+
+def test_command(tmp_path: Path) -> None:
+    data = file(tmp_path, "train.json", shift=0)
+    run = CliRunner()
+    checked = run.invoke(app, ["train", "extract", "--data", str(data), "--check", "--json"])
+    assert checked.exit_code == 0, checked.output
+    assert json.loads(checked.stdout)["data"]["texts"] == 6
+    options = [
+        "--width",
+        "32",
+        "--layers",
+        "1",
+        "--epochs",
+        "1",
+        "--vocabulary",
+        "400",
+        "--length",
+        "40",
+        "--json",
+        "-q",
+    ]
+    done = run.invoke(
+        app, ["train", "extract", "--data", str(data), "--dev", str(data), "--out", str(tmp_path / "m"), *options]
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["protocol"] == "triples"
+    assert (tmp_path / "m" / "model.safetensors").exists()
+    assert run.invoke(app, ["train", "extract", "--data", str(data)]).exit_code == 2
+
+
+def test_check_fails_on_errors(tmp_path: Path) -> None:
+    data = tmp_path / "train.json"
+    data.write_text(
+        '{"text": "天问一号", "spo_list": [{"subject": "嫦娥", "predicate": "p", "object": "天问"}]}\n',
+        encoding="utf-8",
+    )
+    checked = CliRunner().invoke(app, ["train", "extract", "--data", str(data), "--check"])
+    assert checked.exit_code == 1
+    assert "error" in checked.output

@@ -1,0 +1,143 @@
+"""The command that trains an extractor: train extract.
+
+Post: 8888
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tianwen.cli.commands import Json, Quiet, say, table, train
+
+
+class Mixer(str, Enum):
+    lru = "lru"
+    slru = "slru"
+    rwkv = "rwkv"
+    attention = "attention"
+    roformer_v2 = "roformer_v2"
+
+
+class Policy(str, Enum):
+    all = "all"
+    nearest = "nearest"
+    first = "first"
+
+
+class Storage(str, Enum):
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+@train.command("extract")
+def train_extract(
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", metavar="FILE", help="Labelled texts of any known format; may be given several times."),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the model.")] = None,
+    dev: Annotated[
+        list[Path] | None,
+        typer.Option("--dev", metavar="FILE", help="Labelled texts to score after each epoch; the best is kept."),
+    ] = None,
+    schema: Annotated[
+        Path | None, typer.Option("--schema", metavar="FILE", help="What to find; without it, all labels of the data.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the data; exit code 1 if there are errors.")
+    ] = False,
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="PATH", help="Go on from this extractor's or asker's encoder.")
+    ] = None,
+    mixer: Annotated[
+        Mixer, typer.Option("--mixer", help="What carries words to each other, from scratch.")
+    ] = Mixer.lru,
+    layers: Annotated[int, typer.Option("--layers", metavar="N", min=1, help="From scratch.")] = 2,
+    width: Annotated[int, typer.Option("--width", metavar="N", min=2, help="From scratch.")] = 192,
+    vocabulary: Annotated[
+        int,
+        typer.Option("--vocabulary", metavar="N", min=300, help="From scratch: rarer characters are spelt in bytes."),
+    ] = 8000,
+    epochs: Annotated[
+        float, typer.Option("--epochs", metavar="N", min=0.01, help="How often all texts are seen.")
+    ] = 20,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", min=64, help="Tokens in a step, with padding.")] = 1024,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", metavar="X", help="The highest.")] = 2e-3,
+    dropout: Annotated[float, typer.Option("--dropout", metavar="P", min=0.0, max=0.9, help="From scratch.")] = 0.2,
+    swap: Annotated[
+        float, typer.Option("--swap", metavar="P", min=0.0, max=1.0, help="Share of mentions that others replace.")
+    ] = 0.0,
+    hide: Annotated[
+        float, typer.Option("--hide", metavar="P", min=0.0, max=0.9, help="Share of tokens hidden while training.")
+    ] = 0.0,
+    length: Annotated[
+        int, typer.Option("--length", metavar="N", min=8, help="Longer texts are read in windows of so many tokens.")
+    ] = 256,
+    policy: Annotated[
+        Policy, typer.Option("--policy", help="Which mentions are meant where the data give strings without places.")
+    ] = Policy.all,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", metavar="NAME", help="How to score; see: tianwen eval extract --help")
+    ] = None,
+    storage: Annotated[
+        Storage, typer.Option("--storage", help="How weights are stored; int8 is a quarter of fp32.")
+    ] = Storage.fp32,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Products in bfloat16; not every processor is fast at it.")] = (
+        False
+    ),
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another number, another course.")] = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model to extract entities, facts or events from labelled texts.
+
+    What is wrong with the data is said first. Started again with the same folder and files, training goes on where it
+    was stopped; the course of the loss and of the scores is in DIR/run/log.jsonl, those of each label in
+    DIR/scores.json.
+    """
+    if out is None and not check:
+        raise typer.BadParameter("Give --out DIR, or --check to look at the data only.")
+    from tianwen.extract import learning
+    from tianwen.extract.schema import Schema
+
+    known = None if schema is None else Schema.load(schema)
+    texts = learning.read_texts(data, dev or [], schema=known, policy=policy.value)
+    if not quiet or check:
+        told = [("training texts", texts.report), ("development texts", texts.dev_report)]
+        for name, report in told:
+            if report is not None:
+                print(f"{name}: {report.table()}", file=sys.stdout if check and not as_json else sys.stderr)
+    if check or out is None:
+        if as_json:
+            reports = {"data": texts.report, "dev": texts.dev_report}
+            say("", {name: one and one.to_json() for name, one in reports.items()}, as_json=True)
+        raise typer.Exit(0 if texts.report.ok and (texts.dev_report is None or texts.dev_report.ok) else 1)
+    how = learning.TrainExtractSettings(
+        epochs=epochs,
+        budget=max(batch, length + 16),
+        learning_rate=learning_rate,
+        mixer=mixer.value,
+        layers=layers,
+        width=width,
+        dropout=dropout,
+        swap=swap,
+        hide=hide,
+        vocabulary=vocabulary,
+        length=length,
+        overlap=length // 4,
+        policy=policy.value,
+        protocol=protocol,
+        storage=storage.value,
+        precision="bf16" if bf16 else "fp32",
+        seed=seed,
+    )
+    _, numbers = learning.train_extract(texts, out, settings=how, start=model, quiet=quiet)
+    if numbers["left_out"] and not quiet:
+        print(f"tianwen: not labelled: {learning.told(numbers['left_out'])}.", file=sys.stderr)
+    say(f"{table(numbers)}\nUse it: tianwen extract --model {out} ...", numbers, as_json=as_json)

@@ -1,0 +1,74 @@
+"""Where training may begin: the encoder and tokenizer of a trained extractor or asker.
+
+Posts: 8888, 8802 (the asker)
+
+An asker reads its question with a RoFormerV2 to which the embeddings of the two tokens BEFORE each are added; here two
+on either side are. What it knows of the tokens behind is nothing, and these weights begin at 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tianwen.backbone.roformer_v2 import RoFormerV2Config
+from tianwen.errors import ModelError
+from tianwen.extract.encoder import BackboneConfig
+from tianwen.extract.gplinker import GPLinker
+from tianwen.extract.model_files import ARCHITECTURE, config_from
+from tianwen.text import Tokenizer
+from tianwen.training.weights import load_weights
+
+ASKER = "tianwen asker 1"
+REACH = 2
+
+
+@dataclass(frozen=True)
+class Start:
+    """An encoder to go on from: its shape, its weights under the names of `Encoder`, and its tokenizer.
+
+    `heads` are the weights of an extractor's heads, taken over where the labels are the same.
+    """
+
+    backbone: BackboneConfig
+    reach: int
+    encoder: dict[str, Tensor]
+    tokenizer: Tokenizer
+    heads: dict[str, Tensor]
+    labels: tuple[object, ...] = ()
+
+    def into(self, model: GPLinker) -> None:
+        """Put the weights into a model of this shape."""
+        model.encoder.load_state_dict(self.encoder)
+        config = model.config
+        if self.heads and self.labels == (config.entity_labels, config.predicates, config.roles, config.head):
+            model.load_state_dict(self.heads, strict=False)
+
+
+def read_start(folder: Path) -> Start:
+    """The encoder in a model's folder. Raises ModelError where it is neither an extractor's nor an asker's."""
+    weights = load_weights(folder / "model.safetensors")
+    metadata = weights.metadata
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    tensors = {name: tensor.float() for name, tensor in weights.tensors.items()}
+    match metadata.get("architecture"):
+        case str(name) if name == ARCHITECTURE:
+            config = config_from(metadata["config"])
+            own = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if "encoder." in name}
+            heads = {name: tensor for name, tensor in tensors.items() if "encoder." not in name}
+            labels = (config.entity_labels, config.predicates, config.roles, config.head)
+            return Start(config.backbone, config.reach, own, tokenizer, heads, labels)
+        case str(name) if name == ASKER:
+            shape = RoFormerV2Config(**metadata["config"]["backbone"])
+            own = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
+            before, behind = tensors["previous.weight"].chunk(2, dim=1)  # of the token before, and the one before that
+            nothing = torch.zeros_like(before)
+            own["neighbours.weight"] = torch.cat([behind, before, nothing, nothing], dim=1)
+            return Start(shape, REACH, own, tokenizer, {})
+        case other:
+            raise ModelError(
+                f"{folder} holds {other or 'another model'!r}; training goes on from an extractor or an asker."
+            )
