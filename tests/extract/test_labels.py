@@ -45,6 +45,15 @@ def test_a_fact_becomes_cells_of_the_three_maps() -> None:
     assert not own.problems
 
 
+def test_other_places_of_a_subject_are_subjects_too() -> None:
+    text = "天问一号：天问一号在文昌发射"
+    near = Relation(Mention(5, 9), "发射地", Mention(10, 12))
+    annotation = Annotation(text, (Mention(0, 4), Mention(5, 9), Mention(10, 12)), (near,))
+    (example,) = labeller(annotation).examples(annotation)
+    assert {tuple(row) for row in example.mentions.tolist()} == {(0, 1, 4), (0, 6, 9), (1, 11, 12)}
+    assert len(example.links) == 1
+
+
 def test_typed_labels_come_from_entities_and_facts() -> None:
     typed = Annotation(TEXT, (Mention(0, 4, "火箭"),), (fact(TEXT, "天问一号", "发射地", "文昌", ("探测器", "地点")),))
     own = labeller(typed)

@@ -16,7 +16,7 @@ are left out with the facts they are part of, and counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -134,10 +134,8 @@ class Labeller:
 
     def _facts(self, annotation: Annotation) -> _Wanted:
         wanted = _Wanted()
-        if self.labels.typed:
-            for mention in annotation.entities:
-                if mention.label:
-                    wanted.mention(mention, mention.label)
+        for mention, label in self._entities(annotation):
+            wanted.mention(mention, label)
         for relation in annotation.relations:
             if relation.predicate not in self._predicate:
                 self.problems[f"fact with the unknown predicate {relation.predicate!r}"] += 1
@@ -146,6 +144,18 @@ class Labeller:
             subject, object = wanted.mention(relation.subject, names[0]), wanted.mention(relation.object, names[1])
             wanted.links.append((subject, self._predicate[relation.predicate], object))
         return wanted
+
+    def _entities(self, annotation: Annotation) -> Iterator[tuple[Mention, str]]:
+        """The entities with their labels; without types, those with the words of some subject or of some object."""
+        subjects = {annotation.words(one.subject) for one in annotation.relations}
+        objects = {annotation.words(one.object) for one in annotation.relations}
+        for mention in annotation.entities:
+            if self.labels.typed:
+                yield from [(mention, mention.label)] if mention.label else []
+                continue
+            for label, words in zip(UNTYPED, (subjects, objects), strict=True):
+                if annotation.words(mention) in words:
+                    yield mention, label
 
     def _events(self, annotation: Annotation) -> _Wanted:
         wanted = _Wanted()
