@@ -41,7 +41,7 @@ def tiny_extractor(
         for head in (model.entity, model.head, model.tail):
             if head is not None:
                 head.dense.weight *= 3
-                head.biases.bias += shift
+                head.biases.bias.fill_(shift)
     return Extractor(model, TOKENIZER, schema, ExtractorSettings(**{"length": 32, "overlap": 8} | settings))
 
 

@@ -195,7 +195,7 @@ def test_thresholds():
     assert strict == {fact.score for fact in extractor.extract(TEXT, verify=False).relations if fact.score > 0.7}
     own = tiny_extractor(shift=0.0, threshold=0.7)
     assert own.extract(TEXT) == sure
-    one = extractor.extract(TEXT, thresholds={"发射台": 0.999999})
+    one = extractor.extract(TEXT, thresholds={"发射台": 1 - 1e-12})
     assert {fact.predicate for fact in one.relations} == {"发射地点"}
     with pytest.raises(InputError, match="0 and 1"):
         extractor.extract(TEXT, threshold=1.5)

@@ -55,7 +55,10 @@ class Mentions:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Facts between mentions, by their index; `head` and `tail` are the scores of the links."""
+    """Facts between mentions, by their index, in order of predicate, subject and object.
+
+    `head` and `tail` are the scores of the links.
+    """
 
     subject: Int[np.ndarray, " facts"]
     predicate: Int[np.ndarray, " facts"]
@@ -131,8 +134,8 @@ def _shared_cells(entity: PointerMap, rules: Rules) -> tuple[np.ndarray, ...]:
 def _at_cells(
     base: np.ndarray, entity: PointerMap, rules: Rules, first: np.ndarray, last: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    scores = base[first, last] + entity.starts[:, first]  # [E, cells]
-    scores += entity.ends[:, last]
+    scores = entity.starts[:, first] + entity.ends[:, last]  # [E, cells]
+    scores += base[first, last]
     label, cell = np.nonzero(scores > rules.mention_margin[:, None])
     return label, first[cell], last[cell], scores[label, cell]
 
@@ -212,12 +215,12 @@ def same_event_pairs(mentions: Mentions, rules: Rules) -> tuple[np.ndarray, np.n
 
 
 def settle_facts(mentions: Mentions, facts: Facts, rules: Rules) -> Facts:
-    """In order of subject, object and predicate; only the best `rules.most_facts` of them."""
+    """Only the best `rules.most_facts` of the facts, in their order."""
     most = rules.most_facts
-    if most is not None and len(facts) > most:
-        best = np.argsort(-fact_scores(mentions, facts), kind="stable")[:most]
-        facts = facts.take(best, left_out=len(facts) - most)
-    return facts.take(np.lexsort((facts.predicate, facts.object, facts.subject)))
+    if most is None or len(facts) <= most:
+        return facts
+    best = np.argsort(-fact_scores(mentions, facts), kind="stable")[:most]
+    return facts.take(np.sort(best), left_out=len(facts) - most)
 
 
 def _blocks(count: int, size: int) -> list[slice]:

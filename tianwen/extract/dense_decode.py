@@ -20,8 +20,8 @@ Span = tuple[int, int, int]
 
 def dense_map(pointer: PointerMap, *, spans: bool = False) -> Float[np.ndarray, " classes tokens tokens"]:
     """The whole map; of `spans` only those that do not end before they start."""
-    scores = pointer.queries @ pointer.keys.swapaxes(-1, -2)  # [n, n] or [C, n, n]
-    scores = scores + pointer.starts[:, :, None] + pointer.ends[:, None, :]
+    products = pointer.queries @ pointer.keys.swapaxes(-1, -2)  # [n, n] or [C, n, n]
+    scores = pointer.starts[:, :, None] + pointer.ends[:, None, :] + products
     return np.where(np.tri(scores.shape[-1], k=-1, dtype=bool), -np.inf, scores) if spans else scores
 
 

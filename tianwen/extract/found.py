@@ -105,7 +105,7 @@ def _relations(decoded: Decoded, mentions: Sequence[Mention | None], labels: Lab
             key = subject.start, subject.end, subject.label, p, object.start, object.end, object.label
             if key not in found or found[key].score < score:  # two pieces of one character have the same place
                 found[key] = relation
-    return tuple(found.values())
+    return tuple(found[key] for key in sorted(found, key=lambda key: (key[:3], key[4:], key[3])))
 
 
 def _events(

@@ -4,7 +4,10 @@ Post: 8877
 
 Notation
     n  tokens of the text, without [CLS] and [SEP]      C  classes of a map      s  size of a query
-    score(c, i, j) = <q_i, k_j> + starts[c, i] + ends[c, j]      the scale 1/sqrt(s) is in the queries
+    score(c, i, j) = starts[c, i] + ends[c, j] + <q_i, k_j>      the scale 1/sqrt(s) is in the queries
+
+Biases are added first: products of more or fewer rows at a time differ in the last bit, and large biases of unlike sign
+would make more of it.
 """
 
 from __future__ import annotations
@@ -44,8 +47,8 @@ class PointerMap(NamedTuple):
         self, rows: Int[np.ndarray, " rows"] | slice, columns: Int[np.ndarray, " columns"] | slice, classes: slice
     ) -> Float[np.ndarray, " classes rows columns"]:
         """Scores of some rows, columns and classes."""
-        scores = self.products(rows, columns, classes) + self.starts[classes][:, rows, None]
-        scores += self.ends[classes][:, None, columns]
+        scores = self.starts[classes][:, rows, None] + self.ends[classes][:, None, columns]
+        scores += self.products(rows, columns, classes)
         return scores
 
     def cells(
@@ -53,7 +56,7 @@ class PointerMap(NamedTuple):
     ) -> Float[np.ndarray, " classes cells"]:
         """Scores of single cells, for every class."""
         products = np.einsum("...ns,...ns->...n", self.queries[..., rows, :], self.keys[..., columns, :])
-        return products + self.starts[:, rows] + self.ends[:, columns]
+        return self.starts[:, rows] + self.ends[:, columns] + products
 
 
 class TextMaps(NamedTuple):

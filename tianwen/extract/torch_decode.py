@@ -112,9 +112,8 @@ def _facts(
 
 def _of_text(mentions: Mentions, facts: Facts, rules: Rules) -> Facts:
     labels = mentions.label
-    return settle_facts(
-        mentions, facts.take(rules.allowed[facts.predicate, labels[facts.subject], labels[facts.object]]), rules
-    )
+    facts = facts.take(rules.allowed[facts.predicate, labels[facts.subject], labels[facts.object]])
+    return settle_facts(mentions, facts.take(np.argsort(facts.predicate, kind="stable")), rules)
 
 
 def _ends(
