@@ -91,7 +91,7 @@ def test_kernels_and_torch_write_the_same(dtype, shared, monkeypatch):
         slow = ScoreBuffers()._computed(scores, lists[:2], free, False)
         assert torch.equal(fast, slow)
         with monkeypatch.context() as patch:
-            patch.setattr(score_buffers, "_is_known", lambda scores: False)
+            patch.setattr(score_buffers, "is_known", lambda scores: False)
             mixed = ScoreBuffers()
             for renormalize in (True, False):
                 again = mixed.only(scores, *lists, renormalize=renormalize)

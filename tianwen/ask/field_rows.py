@@ -101,8 +101,8 @@ def behind_name(tree, phase, depth, count, token):
 
 @filling_kernel
 def behind_node(tree, node):
-    """(where, what) at a node of the subject tree: a leaf opens the rows of its subject."""
-    if token_of(tree, node) != tree.end_id:
+    """(where, what) at a node of the subject tree: a leaf opens the rows of its subject, if subjects have rows."""
+    if token_of(tree, node) != tree.end_id or len(tree.subject_ptr) == 0:
         return node, np.int64(0)
     subject = row_of_leaf(tree, node)
     low = np.int64(tree.subject_ptr[subject])

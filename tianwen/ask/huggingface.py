@@ -24,14 +24,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
+from tianwen.ask.fielded import FieldedTrie
+from tianwen.ask.held_scores import NEARBY, HeldScores
 from tianwen.ask.ragged import filling_kernel, pointers
 from tianwen.ask.score_buffers import ScoreBuffers
 from tianwen.ask.trie import CatalogueTrie, Constraint, RowPointers, State
 from tianwen.errors import InputError
-
-NEARBY = 64
-"""How many rows before and behind its own place a row's past is looked for; beyond it the row is read from the root."""
-
 
 NEVER = np.empty(0, np.bool_)
 """Instead of which children complete an entry: every END does."""
@@ -127,11 +125,12 @@ class CatalogueReader:
             )
         count = int(shown[0][-1])
         if count > len(token):
-            self._warn_of_strangers(state[free & ~over])
+            outside = state[free & ~over]
+            self.warn_of_strangers(int(np.logical_and.reduce(outside < 0, axis=tuple(range(1, state.ndim))).sum()))
         return Step(shown[0], shown[1][:count], free)
 
-    def _warn_of_strangers(self, state: State) -> None:
-        strangers = int(np.logical_and.reduce(state < 0, axis=tuple(range(1, state.ndim))).sum())
+    def warn_of_strangers(self, strangers: int) -> None:
+        """Say that rows have left the catalogue, if any have."""
         if strangers:
             warnings.warn(
                 f"{strangers} rows have left the catalogue and are ended. Is prompt_len ({self.prompt_len}) the width "
@@ -175,13 +174,22 @@ class CatalogueLogitsProcessor:
         self.reader = CatalogueReader(constraint, prompt_len=prompt_len, eos_token_id=eos_token_id)
         self.pad_token_id = _at_least(0, pad_token_id, "pad_token_id")
         self.renormalize = renormalize
-        self._buffers, self._lock = ScoreBuffers(), threading.Lock()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What a copy in another process has to make anew."""
+        self._buffers, self._lock, self._held = ScoreBuffers(), threading.Lock(), None
+        if isinstance(self.reader.constraint, CatalogueTrie | FieldedTrie):
+            reader, pad = self.reader, self.pad_token_id
+            tree = self.reader.constraint.tree
+            self._held = HeldScores(tree, self._buffers, prompt_len=reader.prompt_len, ends=reader.ends, pad=pad)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_buffers", "_lock")}
+        return {name: value for name, value in vars(self).items() if name not in ("_buffers", "_lock", "_held")}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        vars(self).update(kept, _buffers=ScoreBuffers(), _lock=threading.Lock())
+        vars(self).update(kept)
+        self._prepare()
 
     def __call__(self, input_ids: Int[Tensor, " B T"], scores: Float[Tensor, " B V"]) -> Float[Tensor, " B V"]:
         """Scores of the same shape and type in which every token that the catalogue does not continue with is -inf.
@@ -191,6 +199,12 @@ class CatalogueLogitsProcessor:
         if input_ids.shape[1] < self.reader.prompt_len:
             return scores  # start tokens that `generate` forces
         with self._lock:
+            if self._held is not None and not self.renormalize:
+                held, strangers = self._held.step(input_ids, scores)
+                if strangers:
+                    self.reader.warn_of_strangers(strangers)
+                if held is not None:
+                    return held
             step = self.reader.step(_on_cpu(input_ids)[:, self.reader.prompt_len :], self.pad_token_id)
             try:
                 return self._buffers.only(scores, *step, renormalize=self.renormalize)
