@@ -53,10 +53,10 @@ class XGrammar(_Grammar):
         self.library = import_module("xgrammar")
         vocabulary = [*CHARACTERS[:-1], "</s>"]
         self.vocabulary = self.library.TokenizerInfo(vocabulary, vocab_size=VOCABULARY, stop_token_ids=[VOCABULARY - 1])
-        self.batch = self.library.BatchGrammarMatcher(max_threads=2)
+        self.batch = self.library.BatchGrammarMatcher(max_threads=torch.get_num_threads())
 
     def build(self, keys: Keys) -> None:
-        compiler = self.library.GrammarCompiler(self.vocabulary, max_threads=2)
+        compiler = self.library.GrammarCompiler(self.vocabulary, max_threads=torch.get_num_threads())
         self._start(compiler.compile_grammar(alternatives(as_text(keys))))
 
     def _start(self, compiled: Any) -> None:
@@ -94,7 +94,7 @@ class LLGuidance(_Grammar):
         self.arrays = import_module("llguidance.numpy")
         wrapper = self.library.TokenizerWrapper(_Characters())
         self.vocabulary = self.library.LLTokenizer(wrapper, n_vocab=VOCABULARY, eos_token=VOCABULARY - 1)
-        self.threads = self.library.LLExecutor(2)
+        self.threads = self.library.LLExecutor(torch.get_num_threads())
 
     def build(self, keys: Keys) -> None:
         self.load(self.library.LLMatcher.grammar_from_regex("|".join(as_text(keys))))

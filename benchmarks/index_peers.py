@@ -55,10 +55,10 @@ class Overdue(Exception):
 class Process:
     """A worker and its limits."""
 
-    def __init__(self, name: str, keys: Path, folder: Path, *, memory_mb: float) -> None:
+    def __init__(self, name: str, keys: Path, folder: Path, *, memory_mb: float, threads: int) -> None:
         self.memory_mb = memory_mb
         worker = Path(__file__).with_name("index_worker.py")
-        command = [sys.executable, str(worker), name, str(keys), str(folder)]
+        command = [sys.executable, str(worker), name, str(keys), str(folder), str(threads)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ask(self, limit: float, **command: Any) -> Row:
@@ -133,11 +133,11 @@ def _built(name: str, work: Path, row: Row, options: argparse.Namespace) -> Proc
     """Build in one process, open in another; the second."""
     folder = work / name
     folder.mkdir()
-    builder = Process(name, work, folder, memory_mb=options.memory_mb)
+    builder = Process(name, work, folder, memory_mb=options.memory_mb, threads=options.threads)
     row |= builder.ask(STEP_LIMIT, do="versions")
     row |= builder.ask(options.limit, do="build")
     builder.end()
-    opener = Process(name, work, folder, memory_mb=options.memory_mb)
+    opener = Process(name, work, folder, memory_mb=options.memory_mb, threads=options.threads)
     opener.ask(STEP_LIMIT, do="versions")
     row |= opener.ask(options.limit, do="open")
     return opener
@@ -220,6 +220,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=120, help="seconds that building or opening may take")
     parser.add_argument("--memory-mb", type=float, default=7000, help="megabytes that one process may take")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="of every peer that can use several")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     parser.add_argument("--plot", type=Path, help="draw the growth as SVG")
     parser.add_argument("--draw", type=Path, nargs="+", help="measure nothing, draw these results")
@@ -252,7 +253,7 @@ def main() -> None:
     if options.plot:
         options.plot.write_text(plot(lines_of(results), what="facts"))
     if not options.draw:
-        shown = {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": ROWS, "sizes": results}
+        shown = {"threads": options.threads, "torch": torch.__version__, "rows": ROWS, "sizes": results}
         print(json.dumps(shown) if options.json else json.dumps(shown, indent=2))
 
 

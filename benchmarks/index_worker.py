@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from index_grammars import LLGuidance, XGrammar
 from index_keys import ROWS, Keys
 from index_peer import Peer
@@ -99,6 +100,7 @@ def _median(call: Callable[[], Any], seconds: float) -> float:
 
 def main() -> None:
     name, keys, folder = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(int(sys.argv[4]))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints
     worker: Worker | None = None
