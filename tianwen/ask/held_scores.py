@@ -7,8 +7,8 @@ nothing, and it goes over the rows several times, so that what they wait for com
 Notation
     B  rows      T  tokens of each, the prompt included      t  tokens behind the prompt      V  vocabulary
     rows of a step, int64 [B, 5 + room]: where, what (the state, see `field_rows`; where is -1 outside the tree, OVER
-        for a row that has ended); of a node its first child, the one behind its last and the first one's token; the t <=
-        room tokens behind the prompt
+        for a row that has ended); of a node its first child, the one behind its last and the first one's token; then
+        the t <= room tokens behind the prompt
     marks int64 [2 + ends]: prompt_len, pad_token_id, and the model's end tokens, of which the first closes an entry
 """
 

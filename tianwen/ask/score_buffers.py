@@ -254,7 +254,7 @@ def whole_rows(scores: Float[Tensor, " B V"], bounds: Int[Tensor, " 2 V"], out: 
 
 
 def bounds_of(token: Int32[np.ndarray, " m"], like: Float[Tensor, " B V"]) -> Int[Tensor, " 2 V"]:
-    """For `whole_rows`, the least and greatest bits a score may have: any if its token is listed, else those of -inf."""
+    """For `whole_rows`, least and greatest bits a score may have: any if its token is listed, else those of -inf."""
     kind = _WHOLE[like.element_size()]
     infinity = torch.full((1,), -math.inf, dtype=like.dtype).view(kind)
     bounds = infinity.expand(2, like.shape[1]).clone()  # [2, V]
