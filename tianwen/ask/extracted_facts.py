@@ -1,6 +1,6 @@
 """Facts from what `tianwen extract --json` prints: one text a line, each fact with the sentence it stands in as source.
 
-Post: 8888 (where the facts come from), 8802 (where they go)
+Post: 0229 (from a page to an answer), 8888 (where the facts come from), 8802 (where they go)
 
 A line is `{"text": ..., "facts": [{"subject": M, "predicate": ..., "object": M}, ...], "source": ...}` with mentions
 `M = {"start": ..., "end": ...}` in characters of the text, ends exclusive; where a mention is a mere string, its first
