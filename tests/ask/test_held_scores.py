@@ -116,3 +116,10 @@ def test_the_root_of_a_small_vocabulary_is_written_in_whole_rows_of_any_type():
         expected = torch.full_like(scores, -torch.inf)
         expected[:, [1, 4, 5, 9, 10]] = scores[:, [1, 4, 5, 9, 10]]
         torch.testing.assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_as_many_rows_of_scores_as_of_tokens(rows):
+    held, _ = both_ways(catalogue([(4, 5), (4, 300)])[0])
+    with pytest.raises((InputError, IndexError)):
+        held(torch.tensor([[1, 4], [1, 4]]), torch.randn(rows, 400))

@@ -72,6 +72,8 @@ class HeldScores:
         rows, length = ids.shape
         if ids.dtype != torch.int64 or ids.stride(1) != 1 or not (ids.is_cpu and scores.is_contiguous()):
             return None, 0
+        if scores.ndim != 2 or len(scores) != rows:  # the kernel knows addresses only: what does not fit ends here
+            return None, 0
         at_root = length == self._prompt_len and len(self._at_root) * WIDE > scores.shape[1]
         buffer = self._buffers.take(scores, clean=not at_root)
         if buffer.array is None:
