@@ -17,7 +17,9 @@ import numpy as np
 from jaxtyping import Bool, Int8, Int32, Int64, Integer
 
 from tianwen.ask.level_order import NONE, Completions, count_live
-from tianwen.ask.ragged import kernel, pointers, slots
+from tianwen.ask.ragged import filling_kernel, kernel, pointers, slots
+from tianwen.ask.root_children import Children, RootChildren
+from tianwen.ask.root_children import own as writable
 from tianwen.ask.trie import Constraint, RowPointers, State
 from tianwen.errors import InputError
 
@@ -96,7 +98,7 @@ class SegmentedTrie:
             self._parts.append(_Part(trie, slice(start, start + width), root.ndim == 1, rows))
             start += width
         self._root_row = np.concatenate([part.trie.root(1).reshape(-1) for part in self._parts])
-        self._root_children: tuple[RowPointers, Int32[np.ndarray, " m"], State] | None = None
+        self._at_root = RootChildren(self._root_children)
 
     def root(self, n: int) -> State:
         return np.tile(self._root_row, (n, 1))
@@ -104,27 +106,23 @@ class SegmentedTrie:
     def allowed(self, state: State) -> tuple[RowPointers, Int32[np.ndarray, " m"], State]:
         if len(state) == 0 or (state != self._root_row).any():
             return self._allowed(state)
-        if self._root_children is None:  # the widest node of all, and where every search begins
-            self._root_children = self._allowed(state[:1])
-        _, token, after = self._root_children
+        return self._at_root.of(state)
+
+    def _root_children(self, state: State) -> Children:
+        _, token, after = self._allowed(state[:1])
         return pointers(np.full(len(state), len(token))), np.tile(token, len(state)), np.tile(after, (len(state), 1))
 
-    def _allowed(self, state: State) -> tuple[RowPointers, Int32[np.ndarray, " m"], State]:
-        row_ptr, token, after = self._own_children(self._parts[0], state)
+    def _allowed(self, state: State) -> Children:
+        children = self._own_children(self._parts[0], state)
         for part in self._parts[1:]:
-            other_ptr, other_token, other_after = self._own_children(part, state)
-            row_ptr, left, right = merge_children(row_ptr, token, other_ptr, other_token)
-            token = np.where(left < 0, _take(other_token, right), _take(token, left))
-            after = np.concatenate([_take(after, left), _take(other_after, right)], axis=1)
-        return row_ptr, token, after
+            children = merge_children(children, self._own_children(part, state))
+        return children
 
-    def _own_children(self, part: _Part, state: State) -> tuple[RowPointers, Int32[np.ndarray, " m"], State]:
+    def _own_children(self, part: _Part, state: State) -> Children:
         """The children in one segment that lead to a live key."""
         row_ptr, token, after = part.trie.allowed(part.view(state))
-        if len(part.dead):
-            alive = part.alive(after)
-            row_ptr, token, after = pointers(alive)[row_ptr], token[alive], after[alive]
-        return row_ptr, token, part.spread(after)
+        children = writable(row_ptr), writable(token), writable(part.spread(after))
+        return keep_live(children, part.trie.rows(after), part.dead) if len(part.dead) else children
 
     def advance(self, state: State, token: Integer[np.ndarray, " n"]) -> State:
         return self._join([(part, part.trie.advance(part.view(state), token)) for part in self._parts])
@@ -189,27 +187,78 @@ def _gather(
     return token_ptr, np.concatenate([a.tokens, b.tokens])[flat]
 
 
-@kernel
-def merge_children(ptr_a, token_a, ptr_b, token_b):
-    """Union of two ragged lists of ascending tokens: row_ptr, and each token's place in either list (-1: absent)."""
-    row_ptr = np.zeros(len(ptr_a), np.int64)
-    most = len(token_a) + len(token_b)
-    left, right = np.full(most, -1, np.int64), np.full(most, -1, np.int64)
-    at = np.int64(0)
-    for row in range(len(ptr_a) - 1):
+def merge_children(a: Children, b: Children) -> Children:
+    """The union of two ragged lists of ascending tokens, with the states of both, -1 in the one that lacks a token."""
+    most = len(a[1]) + len(b[1])
+    row_ptr, token = np.empty(len(a[0]), np.int64), np.empty(most, np.int32)
+    after = np.empty((most, a[2].shape[1] + b[2].shape[1]), np.int64)
+    _merge(a, b, row_ptr, token, after)
+    return row_ptr, token[: row_ptr[-1]], after[: row_ptr[-1]]
+
+
+@filling_kernel
+def _merge(a, b, row_ptr, token, after):
+    ptr_a, token_a, after_a = a
+    ptr_b, token_b, after_b = b
+    width = after_a.shape[1]
+    at = row_ptr[0] = 0
+    for row in range(len(row_ptr) - 1):
         i, j = ptr_a[row], ptr_b[row]
         while i < ptr_a[row + 1] or j < ptr_b[row + 1]:
             use_a = j == ptr_b[row + 1] or (i < ptr_a[row + 1] and token_a[i] <= token_b[j])
             use_b = i == ptr_a[row + 1] or (j < ptr_b[row + 1] and token_b[j] <= token_a[i])
+            token[at] = token_a[i] if use_a else token_b[j]
+            for part in range(width):
+                after[at, part] = after_a[i, part] if use_a else -1
+            for part in range(after_b.shape[1]):
+                after[at, width + part] = after_b[j, part] if use_b else -1
             if use_a:
-                left[at] = i
                 i += 1
             if use_b:
-                right[at] = j
                 j += 1
             at += 1
         row_ptr[row + 1] = at
-    return row_ptr, left[:at], right[:at]
+
+
+def keep_live(
+    children: Children,
+    rows: tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]],
+    dead: Int64[np.ndarray, " d"],
+) -> Children:
+    """The children below which there is a key row, lo .. hi - 1, that is not dead."""
+    old_ptr, old_token, old_after = children
+    row_ptr, token, after = np.empty_like(old_ptr), np.empty_like(old_token), np.empty_like(old_after)
+    _keep(children, rows, dead, (row_ptr, token, after))
+    return row_ptr, token[: row_ptr[-1]], after[: row_ptr[-1]]
+
+
+@filling_kernel
+def _keep(children, rows, dead, kept):
+    old_ptr, old_token, old_after = children
+    low, high = rows
+    row_ptr, token, after = kept
+    at = row_ptr[0] = 0
+    for row in range(len(row_ptr) - 1):
+        for k in range(old_ptr[row], old_ptr[row + 1]):
+            count = high[k] - low[k]
+            if count == 0:
+                continue
+            if count <= len(dead):
+                first, stop = 0, len(dead)  # of the dead rows, which ascend
+                while first < stop:
+                    middle = (first + stop) >> 1
+                    if dead[middle] < low[k]:
+                        first = middle + 1
+                    else:
+                        stop = middle
+                last = first + count - 1
+                if last < len(dead) and dead[last] == high[k] - 1:
+                    continue  # as many in a row as there are keys
+            token[at] = old_token[k]
+            for part in range(after.shape[1]):
+                after[at, part] = old_after[k, part]
+            at += 1
+        row_ptr[row + 1] = at
 
 
 @kernel
