@@ -41,6 +41,9 @@ class Peer:
         """Get ready for a step behind these prefixes [ROWS, depth]; not timed."""
         raise NotImplementedError
 
+    def go_back(self) -> None:
+        """Make the step before, as `generate` does, if `scores` goes on from there; not timed."""
+
     def compact(self) -> Any:
         raise NotImplementedError
 

@@ -44,9 +44,10 @@ class _Ours(Peer):
         self.state = self.trie.walk(ids, np.full(len(ids), ids.shape[1]))
         self.plug = CatalogueLogitsProcessor(self.trie, prompt_len=1, eos_token_id=MODEL_END, pad_token_id=0)
         self.whole = torch.cat([torch.zeros(len(ids), 1, dtype=torch.int64), torch.from_numpy(ids)], dim=1)
-        if ids.shape[1]:
-            self.plug(self.whole[:, :-1], SCORES)  # the step before, as `generate` makes it
-        self.before = self.plug.reader._known
+
+    def go_back(self) -> None:
+        if self.whole.shape[1] > 1:
+            self.plug(self.whole[:, :-1], SCORES)
 
     def compact(self) -> Any:
         return self.trie.allowed(self.state)
@@ -56,7 +57,6 @@ class _Ours(Peer):
         return [part.tolist() for part in np.split(token, row_ptr[1:-1])]
 
     def scores(self) -> Tensor:
-        self.plug.reader._known = self.before
         return self.plug(self.whole, SCORES)
 
     def offered(self, scores: Tensor) -> list[list[int]]:
