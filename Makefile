@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(QUIET) --prefe
 NAME ?= ask
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check bench docs clean
+.PHONY: help demo test slow crash check bench docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -21,6 +21,9 @@ test: $(VENV)/.dev ## run the tests on two cores (no network, no GPU)
 
 slow: $(VENV)/.dev ## run the slow tests: every example and every page that trains something
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
+
+crash: $(VENV)/.dev ## kill a knowledge base 500 times at work, and damage every kind of file of one
+	@$(BIN)/python -m tests.promises.crash_rounds $(ARGS) && $(BIN)/python -m tests.promises.flip_rounds
 
 check: $(VENV)/.dev ## lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright

@@ -160,18 +160,67 @@ def test_a_flipped_byte_in_the_log_of_a_crashed_writer_is_refused_or_harmless(so
     assert refused > 8
 
 
-def test_a_large_segment_is_checked_by_size_when_opened_and_in_full_by_verify(sound, tmp_path, monkeypatch):
-    folder = Path(shutil.copytree(sound, tmp_path / "k"))
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A segment of several blocks a file that counts as a large one."""
+    facts = [Fact(f"火星{i}", "卫星", f"火卫{i}，又名月{i}号", "", f"第{i}页") for i in range(9_000)]
+    KnowledgeBase.build(facts, tmp_path / "large", tokenizer=TOKENIZER).close()
     monkeypatch.setattr(segment_module, "FULL_CHECK_BYTES", 0)
-    victim = folder / "segments" / "0001" / "object-0000.arrow"
-    content = victim.read_bytes()
-    place = content.index("火卫39".encode())
-    victim.write_bytes(content[:place] + b"\0" + content[place + 1 :])
-    with KnowledgeBase.open(folder) as kb, pytest.raises(KnowledgeBaseDamaged):
-        kb.verify()
-    victim.write_bytes(content[:-1])
+    return tmp_path / "large" / "segments" / "0001"
+
+
+def _flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+def test_the_tree_of_a_large_segment_is_compared_before_its_first_step(large):
+    _flip(max((large / "trie").iterdir(), key=lambda path: path.stat().st_size), -1)
+    with KnowledgeBase.open(large.parents[1]) as kb:
+        assert len(kb) == 9_000
+        for _ in range(2):
+            with pytest.raises(KnowledgeBaseDamaged, match=r"trie.*checksum of block \d+"):
+                _ = kb.snapshot().trie
+        with pytest.raises(KnowledgeBaseDamaged, match="trie"):
+            kb.add([FACTS[0]])
+
+
+def test_facts_of_a_large_segment_are_compared_block_by_block_as_they_are_read(large):
+    content = (large / "object-0000.arrow").read_bytes()
+    _flip(large / "object-0000.arrow", content.index("月5000".encode()))
+    with KnowledgeBase.open(large.parents[1]) as kb:
+        assert kb.snapshot().find("火星77") == [Fact("火星77", "卫星", "火卫77，又名月77号", "", "第77页")]
+        for read in (lambda: kb.snapshot().find("火星5000"), lambda: list(kb.snapshot().iter_facts()), kb.verify):
+            with pytest.raises(KnowledgeBaseDamaged, match=r"object-0000.*checksum"):
+                read()
+
+
+@pytest.mark.parametrize("name", ["values.arrow", "subject.arrow", "key_ptr.npy", "source.arrow"])
+def test_a_large_segment_whose_layout_is_damaged_is_not_opened(large, name):
+    _flip(large / name, 40 if name.endswith("npy") else -20)
+    with pytest.raises(KnowledgeBaseDamaged, match=rf"{name}.*checksum of block"):
+        KnowledgeBase.open(large.parents[1]).snapshot().trie  # noqa: B018
+
+
+def test_a_large_segment_answers_as_a_small_one(large):
+    with KnowledgeBase.open(large.parents[1]) as kb:
+        found = list(kb.snapshot().iter_facts())
+        assert len(found) == len(set(found)) == 9_000
+        assert kb.info()["subjects"] == 9_000
+        assert kb.remove("火星3") == 1
+        assert kb.compact().result()
+        assert len(kb) == 8_999
+    (large.parents[1] / "segments" / "0002").rename(large)
+    with pytest.raises(KnowledgeBaseDamaged, match=r"segments.0002"):
+        KnowledgeBase.open(large.parents[1])
+
+
+def test_a_large_file_of_another_length_is_refused_when_opened(large):
+    victim = large / "object-0000.arrow"
+    victim.write_bytes(victim.read_bytes()[:-1])
     with pytest.raises(KnowledgeBaseDamaged, match="bytes instead of"):
-        KnowledgeBase.open(folder)
+        KnowledgeBase.open(large.parents[1])
 
 
 def test_a_later_format_is_named(sound, tmp_path):

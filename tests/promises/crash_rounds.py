@@ -38,7 +38,8 @@ from .crash_edits import TOKENIZER, Edit, Truth, after, fresh
 
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 2_000_000  # of a folder that holds a hundred facts; a segment of them takes a few kilobytes
-MOST_STEPS = 1500
+MOST_STEPS = 1000
+WAIT = 600.0  # seconds; a machine may be busy
 
 
 class Workers:
@@ -53,7 +54,7 @@ class Workers:
             env=os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"},
         )
         self._rest = b""
-        assert self._listen(120)[0][0] == "ready"
+        assert self._listen(WAIT)[0][0] == "ready"
 
     def __enter__(self) -> Workers:
         return self
@@ -76,18 +77,18 @@ class Workers:
         *lines, self._rest = heard.split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def run_and_kill(self, orders: Sequence[dict[str, Any]], *, seconds: float) -> list[list[Any]]:
-        """Let workers go on for some time after the first change began, kill one after the other; all they said."""
+    def run_and_kill(self, orders: Sequence[dict[str, Any]], *, changes: int, seconds: float) -> list[list[Any]]:
+        """Let workers do some changes and go on for a moment, kill one after the other; all they said."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(orders).encode() + b"\n")
         self.process.stdin.flush()
         said: list[list[Any]] = []
         deadline = None
         while deadline is None or time.monotonic() < deadline:
-            heard = self._listen(0.0005 if deadline else 60)
-            assert heard or deadline, "nobody did anything for a minute"
+            heard = self._listen(0.0005 if deadline else WAIT)
+            assert heard or deadline, "nobody did anything for ten minutes"
             said += heard
-            if deadline is None and any(kind == "begin" for kind, *_ in heard):
+            if deadline is None and sum(kind == "done" for kind, *_ in said) >= changes:
                 deadline = time.monotonic() + seconds
             if any(kind == "gone" for kind, *_ in heard):  # the others live a moment longer
                 deadline = min(deadline or math.inf, time.monotonic() + random.uniform(0, 0.05))
@@ -100,7 +101,7 @@ class Workers:
                     os.kill(worker, signal.SIGKILL)
                 time.sleep(random.uniform(0, 0.01))
         while said[-1][0] != "dead":
-            said += self._listen(60)
+            said += self._listen(WAIT)
         for kind, *what in said:
             assert kind not in ("failed", "torn"), (kind, what)
         return [message for message in said if message[0] in ("begin", "done")]
@@ -128,7 +129,7 @@ class Rounds:
     def changing(self) -> None:
         """A round among changes, with another process beside in two of three."""
         beside = self.rng.choice([[], ["merge"], ["read"], ["merge", "read"]])
-        said = self._run(["change", *beside], self.folder, seconds=self.rng.uniform(0, 0.4))
+        said = self._run(["change", *beside], self.folder, changes=self.rng.randrange(13), seconds=0.04)
         begun = [edit for kind, edit in said if kind == "begin"]
         acknowledged = sum(kind == "done" for kind, _ in said)
         assert len(begun) - acknowledged in (0, 1)
@@ -141,7 +142,7 @@ class Rounds:
     def building(self) -> None:
         """A round of builds where nothing was: there is one whole build, or none if none was acknowledged."""
         folder = self.place / f"new{self.number}"
-        said = self._run(["build"], folder, seconds=self.rng.uniform(0, 0.15))
+        said = self._run(["build"], folder, changes=self.rng.choice([0, 0, 1]), seconds=0.15)
         begun = [edit for kind, edit in said if kind == "begin"]
         acknowledged = sum(kind == "done" for kind, _ in said)
         states: list[Truth] = [frozenset(), *(after(edit, frozenset()) for edit in begun)]
@@ -154,7 +155,7 @@ class Rounds:
         assert len(left_over) <= 1, left_over
         self._note(begun, acknowledged, states)
 
-    def _run(self, work: Sequence[str], folder: Path, *, seconds: float) -> list[list[Any]]:
+    def _run(self, work: Sequence[str], folder: Path, *, changes: int, seconds: float) -> list[list[Any]]:
         order = {"folder": str(folder), "number": self.number, "step": 0}
         orders = [order | {"work": what, "seed": self.rng.random()} for what in work]
         if self.rng.random() < 0.6:
@@ -163,7 +164,7 @@ class Rounds:
             self.counts["killed at a step"] += 1
         else:
             self.counts["killed at a moment"] += 1
-        said = self.workers.run_and_kill(orders, seconds=seconds)
+        said = self.workers.run_and_kill(orders, changes=changes, seconds=self.rng.uniform(0, seconds))
         self.number += 1 + sum(kind == "begin" for kind, _ in said)
         return said
 

@@ -25,9 +25,10 @@ import polars as pl
 from jaxtyping import Int64, Integer, UInt8
 
 from tianwen.ask.ragged import pointers
+from tianwen.ask.sums import BLOCK, Blocks, CheckedArray
 
 Kind: TypeAlias = Literal["number", "text"]
-Column: TypeAlias = "np.ndarray | Texts"
+Column: TypeAlias = "np.ndarray | CheckedArray | Texts"
 
 _MAGIC = b"ARROW1"
 _RECORD_BATCH = 3
@@ -38,9 +39,17 @@ _TAKES_BATCH_SIZE = "record_batch_size" in inspect.signature(pl.DataFrame.write_
 class Texts:
     """Many texts end to end: text i is the UTF-8 in data[ptr[i] : ptr[i + 1]]."""
 
-    def __init__(self, ptr: Int64[np.ndarray, " texts+1"], data: UInt8[np.ndarray, " bytes"]) -> None:
+    def __init__(
+        self,
+        ptr: Int64[np.ndarray, " texts+1"] | CheckedArray,
+        data: UInt8[np.ndarray, " bytes"],
+        blocks: Blocks | None = None,
+    ) -> None:
+        """`blocks` is the file of `data` where it is compared with its checksums as it is used."""
         self.ptr = ptr
         self._view = memoryview(data)  # pyright: ignore[reportArgumentType]
+        self._blocks = blocks
+        self._place = blocks.place_of(data) if blocks is not None and len(data) else 0
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Texts:
@@ -60,6 +69,9 @@ class Texts:
             ends = ends[1:]
         else:
             starts, ends = self.ptr[rows].tolist(), self.ptr[rows + 1].tolist()
+        if self._blocks is not None:
+            for start, end in zip(starts, ends, strict=True):
+                self._blocks.require(self._place + start, self._place + end)
         view = self._view
         return [str(view[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
 
@@ -92,14 +104,21 @@ def write_columns(path: Path, frame: pl.DataFrame) -> None:
     frame.rechunk().write_ipc(path, compression="uncompressed", compat_level=pl.CompatLevel.oldest(), **options)
 
 
-def map_columns(path: Path, kinds: dict[str, Kind]) -> dict[str, Column]:
+def map_columns(path: Path, kinds: dict[str, Kind], *, sums: str | None = None) -> dict[str, Column]:
     """Map the columns of a file that `write_columns` wrote; `kinds` names them in their order.
 
-    The mapping outlives the file's name. Raises OSError or ValueError when the file is not laid out as expected.
+    The mapping outlives the file's name. With the `sums` of its blocks each is compared before it is first used.
+    Raises OSError or ValueError when the file is not laid out as expected.
     """
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    blocks = None if sums is None else Blocks(path, content, sums)
+    if blocks is not None:  # where the layout stands
+        blocks.require(0, min(BLOCK, len(content)))
+        blocks.require(max(0, len(content) - BLOCK), len(content))
     rows, places = _buffers(content)
+    if blocks is not None and any(start > BLOCK for start, _ in places[:1]):
+        raise ValueError("its layout is longer than a block")
     expected = sum(2 if kind == "number" else 3 for kind in kinds.values())
     if rows and len(places) != expected:
         raise ValueError(f"{len(places)} buffers instead of {expected}")
@@ -111,11 +130,16 @@ def map_columns(path: Path, kinds: dict[str, Kind]) -> dict[str, Column]:
             continue
         next(parts)  # validity: nothing is null
         if kind == "number":
-            columns[name] = _array(content, next(parts), np.uint32, rows)
+            columns[name] = _checked(_array(content, next(parts), np.uint32, rows), blocks)
         else:
-            ptr = _array(content, next(parts), np.int64, rows + 1)
-            columns[name] = Texts(ptr, _array(content, next(parts), np.uint8, int(ptr[-1])))
+            ptr = _checked(_array(content, next(parts), np.int64, rows + 1), blocks)
+            size = int(ptr[rows:][0])
+            columns[name] = Texts(ptr, _array(content, next(parts), np.uint8, size), blocks)
     return columns
+
+
+def _checked(array: np.ndarray, blocks: Blocks | None) -> np.ndarray | CheckedArray:
+    return array if blocks is None else CheckedArray(array, blocks)
 
 
 _NO_BYTES = np.empty(0, np.uint8)

@@ -286,7 +286,7 @@ def _distinct(snapshot: Snapshot, name: str) -> int:
     texts: set[str] = set()
     for part in snapshot.parts:
         numbers, rows = part.segment.numbers[name], part.live_rows(range(len(part.segment)))
-        used = np.unique(numbers[rows] if len(rows) < len(numbers) else numbers)
+        used = np.unique(numbers[rows] if len(rows) < len(numbers) else numbers[:])
         texts.update(part.segment.names[name].take(used.astype(np.int64)))
     return len(texts - {""})
 

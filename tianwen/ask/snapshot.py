@@ -31,25 +31,29 @@ NONE = np.empty(0, np.int64)
 ROWS_AT_ONCE = 200_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Part:
-    """A segment, the rows of the facts that are gone from it, and the keys that have no fact left; both ascending."""
+    """A segment, and the rows of the facts that are gone from it, ascending."""
 
     segment: Segment
     gone: Int64[np.ndarray, " gone"] = field(default_factory=lambda: NONE)
-    dead_keys: Int64[np.ndarray, " dead"] = field(default_factory=lambda: NONE)
 
     def without(self, rows: Int64[np.ndarray, " rows"]) -> Part:
         """The same part with some more rows gone."""
-        if not len(rows):
-            return self
+        return Part(self.segment, np.union1d(self.gone, rows)) if len(rows) else self
+
+    @cached_property
+    def dead_keys(self) -> Int64[np.ndarray, " dead"]:
+        """The keys that have no fact left, ascending."""
+        gone = self.gone
+        if not len(gone):
+            return NONE
         key_ptr = self.segment.key_ptr
-        gone = np.union1d(self.gone, rows)
         # Searched in its own type: numpy would convert the whole mapped array otherwise.
         keys = np.unique(np.searchsorted(key_ptr, gone.astype(key_ptr.dtype), side="right") - 1)
         first, stop = key_ptr[keys].astype(np.int64), key_ptr[keys + 1].astype(np.int64)
         left = stop - np.searchsorted(gone, stop) - (first - np.searchsorted(gone, first))
-        return Part(self.segment, gone, keys[left == 0])
+        return keys[left == 0]
 
     def __len__(self) -> int:
         """Number of facts that are still there."""
