@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -52,3 +53,17 @@ def test_choices_and_numbers() -> None:
     found = {chosen("[a|b]<3-5>米<0.3-0.5>", Random(seed)) for seed in range(200)}
     assert {re.sub(r"\d", "", one) for one in found} == {"a米.", "b米."}
     assert all(3 <= int(one[1]) <= 5 and re.fullmatch(r".\d米0\.[345]", one) for one in found)
+
+
+def test_the_page_of_the_example_is_not_among_the_texts(made: list[Annotation]) -> None:
+    page = Path(__file__).parents[2] / "examples" / "0229_ares.txt"
+    patterns = [_pattern(text) for kind in KINDS for text in grammar()[kind]]
+    for sentence in re.split(r"(?<=。)|\n", page.read_text(encoding="utf-8")):
+        assert not any(pattern.fullmatch(sentence.strip()) for pattern in patterns), sentence
+    assert not {"战神I-X", "战神1-X"} & known_facts().keys()
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """The sentences that a template can give, with any names and numbers at its places."""
+    choices = re.sub(r"\[([^\]]*)\]", r"(?:\1)", template)
+    return re.compile(re.sub(r"\{[^}]*\}", "[^，；。在是的]+?", choices))
