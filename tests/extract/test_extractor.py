@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import tianwen
 from tests.extract.small import TEXT, Parrot, tiny_extractor
 from tianwen.errors import InputError, ModelError
+from tianwen.extract import encoding
 from tianwen.extract import extractor as module
 from tianwen.extract.annotation import Annotation, Event, Mention, Relation
 from tianwen.extract.evaluation import evaluate_extract
@@ -283,3 +284,22 @@ def test_evaluation_compares_by_protocol(parrot):
         evaluate_extract(parrot, gold, "guessing")
     with pytest.raises(InputError, match="no texts"):
         evaluate_extract(parrot, [], "triples")
+
+
+def test_padded_batches_decoded_in_torch_say_the_same_as_packed_ones_in_numpy(monkeypatch):
+    texts = [TEXT, "战神", TEXT[:20], TEXT[::-1]]
+    roles = (("质押", "trigger"), ("质押", "质押方"))
+    for extractor in (tiny_extractor(shift=-9.0), tiny_extractor(roles=roles, shift=-12.0)):
+        packed = extractor.extract(texts)
+        with monkeypatch.context() as patched:  # what a GPU takes
+            patched.setattr(encoding, "_on_cpu", encoding._elsewhere)
+            report = CapReport()
+            padded = extractor.extract(texts, report=report)
+            assert not report.reached  # or another of two nearly equal ones may be kept
+            assert extractor.extract(texts, entities_only=True)[0].entities == padded[0].entities
+        for one, other in zip(packed, padded, strict=True):
+            assert [(m.start, m.end, m.label) for m in places(one)] == [
+                (m.start, m.end, m.label) for m in places(other)
+            ]
+            assert [m.score for m in places(one)] == pytest.approx([m.score for m in places(other)], abs=1e-5)
+            assert [r.predicate for r in one.relations] == [r.predicate for r in other.relations]

@@ -111,6 +111,8 @@ def _facts(
 
 
 def _of_text(mentions: Mentions, facts: Facts, rules: Rules) -> Facts:
+    if rules.event_of is not None:  # links of arguments: at most one a pair
+        return facts
     labels = mentions.label
     facts = facts.take(rules.allowed[facts.predicate, labels[facts.subject], labels[facts.object]])
     return settle_facts(mentions, facts.take(np.argsort(facts.predicate, kind="stable")), rules)
