@@ -52,7 +52,7 @@ def run_python(text: str, folder: Path, names: dict) -> None:
     assert runner.failures == 0, "".join(report)
 
 
-QUICK = ["README.md", "README.zh.md", "docs/extraction.md"]
+QUICK = ["README.md", "README.zh.md", "docs/extraction.md", "docs/plugs.md"]
 SLOW = ["docs/quickstart.md", "docs/quickstart.zh.md"]  # these train a model
 
 
