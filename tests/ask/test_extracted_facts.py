@@ -54,6 +54,19 @@ def test_a_long_sentence_is_shown_around_its_mentions(tmp_path):
     assert len(found.source) < 500
 
 
+def test_the_same_fact_comes_once_a_place_and_from_the_narrower_of_two(tmp_path):
+    text = "白蛇\n白蛇由黄家康导演。很久以后，白蛇又由黄家康导演。"
+    subjects = [{"start": at, "end": at + 2} for at in (0, 3, 17)]
+    objects = [{"start": at, "end": at + 3} for at in (6, 21)]
+    pairs = [(0, 0), (1, 0), (1, 0), (2, 1), (1, 1), (0, 1)]  # the title's mention, twice the same, across sentences
+    found, report = read(tmp_path, line(*(fact(subjects[s], objects[o]) for s, o in pairs), text=text))
+    assert [one.source for one in found] == [
+        "page.txt:3-12: 白蛇由黄家康导演。",
+        "page.txt:12-27: 很久以后，白蛇又由黄家康导演。",
+    ]
+    assert report.skipped == 0
+
+
 def test_0_facts_are_no_error(tmp_path):
     found, report = read(tmp_path, line(), line())
     assert found == []

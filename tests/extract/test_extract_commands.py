@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -121,9 +122,12 @@ def annotation(text: str, *mentions: tuple[str, str]) -> Annotation:
 
 def test_the_view_has_colours_only_where_they_may_be(monkeypatch):
     one = annotation("战神在肯尼迪航天中心。", ("战神", "火箭"), ("肯尼迪", "人"), ("肯尼迪航天中心", "地点"))
+    again = Relation(one.entities[0], "在", one.entities[2], 0.6)
+    one = replace(one, relations=(again, *one.relations))
     coloured, plain = (View(colours=colours).show(one) for colours in (True, False))
     assert "\x1b[" in coloured
-    assert plain.splitlines()[0] == "[战神|火箭]在[肯尼迪航天中心|地点]。"  # of nested mentions the longest
+    assert plain.splitlines()[0] == "[战神|火箭]在[肯尼迪航天中心|地点]。"  # of nested mentions that of a fact
+    assert plain.splitlines()[1:] == ["    战神 → 在 → 肯尼迪航天中心  80%"]  # the same twice: the surer
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     for name in ("NO_COLOR", "TERM"):
         monkeypatch.delenv(name, raising=False)

@@ -15,8 +15,9 @@ it, and the sentence.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from tianwen.sentences import sentence_around
 
@@ -37,25 +38,58 @@ def is_extraction(record: object) -> TypeGuard[dict[str, Any]]:
 
 
 def extracted(record: Mapping[str, Any]) -> Iterator[Fields | BrokenFact]:
-    """The facts of one extracted text, in its order; a broken one yields the reason instead."""
-    text, facts, name = record["text"], record["facts"], record.get("source")
-    for fact in facts:
-        try:
-            yield _fields(text, fact, name if isinstance(name, str) else "")
-        except BrokenFact as problem:
-            yield problem
+    """The facts of one extracted text, in its order; a broken one yields the reason instead.
+
+    Of the same fact in two places, one within the other (a title's mention and the sentence's own), only the narrower
+    one comes out; said in two sentences, it comes twice, with a source each.
+    """
+    text, name = record["text"], record.get("source")
+    read: list[_Stated | BrokenFact] = [_stated(text, fact) for fact in record["facts"]]
+    places: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
+    for one in read:
+        if not isinstance(one, BrokenFact):
+            places[one.triple].append((one.start, one.end))
+    narrow = {triple: _narrowest(spans) for triple, spans in places.items()}
+    for one in read:
+        if isinstance(one, BrokenFact):
+            yield one
+        elif (one.start, one.end) in narrow[one.triple]:
+            narrow[one.triple].remove((one.start, one.end))  # in one place once
+            source = _source(text, one.start, one.end, name if isinstance(name, str) else "")
+            yield {**dict(zip(("subject", "predicate", "object"), one.triple, strict=True)), "source": source}
 
 
-def _fields(text: str, fact: object, name: str) -> Fields:
-    if not isinstance(fact, dict):
-        raise BrokenFact("an extracted fact is no object")
-    start, end, subject = _mention(text, fact, "subject")
-    other_start, other_end, object = _mention(text, fact, "object")
-    predicate = fact.get("predicate")
-    if not isinstance(predicate, str):
-        raise BrokenFact("an extracted fact without a predicate")
-    source = _source(text, min(start, other_start), max(end, other_end), name)
-    return {"subject": subject, "predicate": predicate, "object": object, "source": source}
+class _Stated(NamedTuple):
+    """A fact in words, and the place from its first mention to the end of its last."""
+
+    triple: tuple[str, str, str]
+    start: int
+    end: int
+
+
+def _stated(text: str, fact: object) -> _Stated | BrokenFact:
+    try:
+        if not isinstance(fact, dict):
+            raise BrokenFact("an extracted fact is no object")
+        start, end, subject = _mention(text, fact, "subject")
+        other_start, other_end, object = _mention(text, fact, "object")
+        predicate = fact.get("predicate")
+        if not isinstance(predicate, str):
+            raise BrokenFact("an extracted fact without a predicate")
+    except BrokenFact as problem:
+        return problem
+    return _Stated((subject, predicate, object), min(start, other_start), max(end, other_end))
+
+
+def _narrowest(spans: list[tuple[int, int]]) -> set[tuple[int, int]]:
+    """The spans that hold none of the others."""
+    kept: set[tuple[int, int]] = set()
+    first_end = float("inf")  # the first end of all that start later, or there and end before
+    for start, end in sorted(set(spans), key=lambda span: (-span[0], span[1])):
+        if end < first_end:
+            kept.add((start, end))
+            first_end = end
+    return kept
 
 
 def _mention(text: str, fact: Mapping[str, Any], role: str) -> tuple[int, int, str]:

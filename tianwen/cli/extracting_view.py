@@ -1,5 +1,6 @@
 """What was extracted, as a person sees it: sentences with their entities marked, below each its facts and events.
 
+Of overlapping mentions one is marked: rather one that a fact joins, then the surest, then the longest.
 Where there are colours a mention is coloured by its type; where there are none it is in brackets: [Ares I-X|rocket].
 """
 
@@ -57,16 +58,18 @@ class View:
         facts = _by_block(starts, annotation.relations, lambda one: min(one.subject.start, one.object.start))
         events = _by_block(starts, annotation.events, lambda one: min(a.mention.start for a in one.arguments))
         for at, (start, end) in enumerate(blocks):
-            marked = self._marks(text, start, end, mentions[at]).strip()
-            below = [self._fact(annotation, one) for one in facts[at]]
+            joined = {one for fact in facts[at] for one in (fact.subject, fact.object)}
+            order = sorted(mentions[at], key=lambda one: (one not in joined, -one.score, one.start - one.end))
+            marked = self._marks(text, start, end, order).strip()
+            below = [self._fact(annotation, one) for one in _each_once(annotation, facts[at])]
             below += [self._event(annotation, one) for one in events[at]]
             if below or mentions[at] or (marked and len(text) <= SHORT):
                 yield "\n".join([marked, *below])
 
     def _marks(self, text: str, start: int, end: int, mentions: Sequence[Mention]) -> str:
-        """The sentence with its mentions marked; of overlapping ones the longest."""
+        """The sentence with its mentions marked; of overlapping ones the first in order."""
         taken: list[Mention] = []
-        for mention in sorted(mentions, key=lambda one: (one.start - one.end, one.start)):
+        for mention in mentions:
             if all(mention.end <= other.start or other.end <= mention.start for other in taken):
                 taken.append(mention)
         parts, at = [], start
@@ -107,6 +110,16 @@ def _marked(annotation: Annotation) -> list[Mention]:
     """What is marked: the entities, or where there are none the arguments of events."""
     arguments = [argument.mention for event in annotation.events for argument in event.arguments]
     return list(annotation.entities) or arguments
+
+
+def _each_once(annotation: Annotation, facts: Sequence[Relation]) -> list[Relation]:
+    """Of facts with the same words the surest, in the order of the first."""
+    best: dict[tuple[str, str, str], Relation] = {}
+    for fact in facts:
+        key = annotation.words(fact.subject), fact.predicate, annotation.words(fact.object)
+        if key not in best or best[key].score < fact.score:
+            best[key] = fact
+    return list(best.values())
 
 
 def _blocks(annotation: Annotation) -> list[tuple[int, int]]:
