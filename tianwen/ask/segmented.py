@@ -239,21 +239,20 @@ def _keep(children, rows, dead, kept):
     row_ptr, token, after = kept
     at = row_ptr[0] = 0
     for row in range(len(row_ptr) - 1):
+        first, stop = 0, len(dead)
+        if old_ptr[row] < old_ptr[row + 1]:
+            while first < stop:  # the first dead row that may lie below this row's children, whose ranges ascend
+                middle = (first + stop) >> 1
+                if dead[middle] < low[old_ptr[row]]:
+                    first = middle + 1
+                else:
+                    stop = middle
         for k in range(old_ptr[row], old_ptr[row + 1]):
-            count = high[k] - low[k]
-            if count == 0:
-                continue
-            if count <= len(dead):
-                first, stop = 0, len(dead)  # of the dead rows, which ascend
-                while first < stop:
-                    middle = (first + stop) >> 1
-                    if dead[middle] < low[k]:
-                        first = middle + 1
-                    else:
-                        stop = middle
-                last = first + count - 1
-                if last < len(dead) and dead[last] == high[k] - 1:
-                    continue  # as many in a row as there are keys
+            while first < len(dead) and dead[first] < low[k]:
+                first += 1
+            last = first + high[k] - low[k] - 1
+            if last < first or (last < len(dead) and dead[last] == high[k] - 1):
+                continue  # no row at all, or as many dead ones as there are rows
             token[at] = old_token[k]
             for part in range(after.shape[1]):
                 after[at, part] = old_after[k, part]
