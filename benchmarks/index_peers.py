@@ -103,7 +103,7 @@ class Process:
 
 def measure(facts: int, work: Path, options: argparse.Namespace) -> Row:
     """All peers on one size."""
-    keys = write_keys(work, facts, seed=options.seed)
+    keys = _keys(facts, work, options)
     ids, length = random_paths(keys.keys, keys.length, np.random.default_rng(options.seed))
     steps = [rows_at(ids, length, depth) for depth in range(int(length.max()))]
     rows: dict[str, Row] = {}
@@ -111,7 +111,7 @@ def measure(facts: int, work: Path, options: argparse.Namespace) -> Row:
     for name in options.peers:
         rows[name] = {}
         try:
-            opened[name] = _built(name, work, rows[name], options)
+            opened[name] = _built(name, keys.folder, work / name, rows[name], options)
             rows[name]["agrees"] = _agreement(opened[name], keys, steps)
         except Overdue as over:
             rows[name]["note"] = str(over)
@@ -123,21 +123,31 @@ def measure(facts: int, work: Path, options: argparse.Namespace) -> Row:
     return {"facts": facts, "keys": len(keys.keys), "tokens_a_key": round(float(keys.length.mean()), 2), "peers": rows}
 
 
+def _keys(facts: int, work: Path, options: argparse.Namespace) -> Keys:
+    """Made-up keys: new ones, or those that `--keys` has from an earlier run."""
+    if options.keys is None:
+        return write_keys(work, facts, seed=options.seed)
+    folder = options.keys / f"{facts}-{options.seed}"
+    if (folder / "length.npy").exists():  # the last file that is written
+        return Keys.open(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_keys(folder, facts, seed=options.seed)
+
+
 def rows_at(ids: np.ndarray, length: np.ndarray, depth: int) -> np.ndarray:
     """ROWS prefixes of `depth` tokens that are no whole keys; the same again where few keys are so long."""
     rows = np.flatnonzero(length > depth)
     return ids[rows[np.arange(ROWS) % len(rows)], :depth]
 
 
-def _built(name: str, work: Path, row: Row, options: argparse.Namespace) -> Process:
+def _built(name: str, keys: Path, folder: Path, row: Row, options: argparse.Namespace) -> Process:
     """Build in one process, open in another; the second."""
-    folder = work / name
     folder.mkdir()
-    builder = Process(name, work, folder, memory_mb=options.memory_mb, threads=options.threads)
+    builder = Process(name, keys, folder, memory_mb=options.memory_mb, threads=options.threads)
     row |= builder.ask(STEP_LIMIT, do="versions")
     row |= builder.ask(options.limit, do="build")
     builder.end()
-    opener = Process(name, work, folder, memory_mb=options.memory_mb, threads=options.threads)
+    opener = Process(name, keys, folder, memory_mb=options.memory_mb, threads=options.threads)
     opener.ask(STEP_LIMIT, do="versions")
     row |= opener.ask(options.limit, do="open")
     return opener
@@ -222,6 +232,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of every peer that can use several")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    parser.add_argument("--keys", type=Path, help="a folder that keeps the keys for another run")
     parser.add_argument("--plot", type=Path, help="draw the growth as SVG")
     parser.add_argument("--draw", type=Path, nargs="+", help="measure nothing, draw these results")
     parser.add_argument("--seed", type=int, default=0)
