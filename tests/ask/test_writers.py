@@ -30,7 +30,8 @@ def kb(tmp_path: Path) -> Iterator[KnowledgeBase]:
 def test_a_second_writer_waits_and_then_is_told(kb):
     kb.lock_timeout = 0.05
     with WriteLock(kb.folder / "write.lock", timeout=1):
-        for change in (lambda: kb.add([Fact("a", "b", "c")]), lambda: kb.remove("火星"), kb.compact):
+        replace = lambda: kb.replace([Fact("a", "b", "c")])  # noqa: E731
+        for change in (lambda: kb.add([Fact("a", "b", "c")]), lambda: kb.remove("火星"), replace, kb.compact):
             with pytest.raises(KnowledgeBaseLocked, match="being written by another process"):
                 change()
         agree(kb.snapshot(), FACTS)
@@ -39,6 +40,45 @@ def test_a_second_writer_waits_and_then_is_told(kb):
     lock.__enter__()
     threading.Timer(0.1, lock.__exit__).start()
     assert kb.add([Fact("a", "b", "c")]) == 1
+
+
+def test_writers_without_a_pause_do_not_starve_each_other(kb):
+    """Each of three goes on within its patience, while a merge comes by itself; every change is there afterwards."""
+    failed: list[BaseException] = []
+
+    def write(name: str) -> None:
+        try:
+            with KnowledgeBase.open(kb.folder) as writer:
+                for number in range(12):
+                    writer.replace([Fact(name, "p", str(number)), Fact(name, "q", str(number))])
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    kb.compact()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    agree(kb.snapshot(), [*FACTS, *(Fact(name, predicate, "11") for name in "abc" for predicate in "pq")])
+
+
+@pytest.mark.parametrize("stage", ["reading", "indexing", "writing"])
+def test_ctrl_c_during_a_build_leaves_what_was_there(kb, tmp_path, stage):
+    def interrupted(done: int, total: int | None, what: str) -> None:
+        if what == stage:
+            raise KeyboardInterrupt
+
+    for folder in (kb.folder, tmp_path / "new"):
+        with pytest.raises(KeyboardInterrupt):
+            KnowledgeBase.build(
+                [Fact("a", "b", "c")], folder, tokenizer=TOKENIZER, overwrite=True, progress=interrupted
+            )
+    agree(kb.snapshot(), FACTS)
+    assert kb.add([Fact("a", "b", "c")]) == 1
+    assert sorted(os.listdir(tmp_path)) == [kb.folder.name]
+    assert os.listdir(kb.folder / "segments") == ["0001"]
 
 
 def test_readers_see_whole_commits_while_a_writer_works(kb):
@@ -77,7 +117,8 @@ def test_a_read_only_folder_is_answered_from_and_refuses_changes(kb):
         before = sorted(os.listdir(folder))
         with KnowledgeBase.open(folder) as reader:
             agree(reader.snapshot(), [*FACTS, Fact("木星", "卫星", "木卫一")])
-            for change in (lambda: reader.add([Fact("a", "b", "c")]), lambda: reader.remove("火星"), reader.compact):
+            add, replace = (lambda do=do: do([Fact("a", "b", "c")]) for do in (reader.add, reader.replace))
+            for change in (add, replace, lambda: reader.remove("火星"), reader.compact):
                 with pytest.raises(KnowledgeBaseError, match=r"read-only.*chmod"):
                     change()
         assert sorted(os.listdir(folder)) == before
@@ -128,6 +169,8 @@ def test_a_full_disk_loses_nothing_and_is_told(kb, size):
     with _limited_files(size):
         with pytest.raises(KnowledgeBaseError, match=r"no room|Nothing (that was )?stored is lost"):
             kb.add(big)
+        with pytest.raises(KnowledgeBaseError, match=r"no room|Nothing (that was )?stored is lost"):
+            kb.replace(big, subject="火星")
         agree(kb.snapshot(), FACTS)
         with pytest.raises((KnowledgeBaseError, InputError), match=r"no room|Nothing (that was )?stored is lost"):
             KnowledgeBase.build(big, kb.folder.with_name("other"), tokenizer=TOKENIZER)

@@ -88,7 +88,8 @@ class Workers:
             heard = self._listen(0.0005 if deadline else WAIT)
             assert heard or deadline, "nobody did anything for ten minutes"
             said += heard
-            if deadline is None and sum(kind == "done" for kind, *_ in said) >= changes:
+            heard_of = collections.Counter(kind for kind, *_ in said)
+            if deadline is None and heard_of["worker"] == len(orders) and heard_of["done"] >= changes:
                 deadline = time.monotonic() + seconds
             if any(kind == "gone" for kind, *_ in heard):  # the others live a moment longer
                 deadline = min(deadline or math.inf, time.monotonic() + random.uniform(0, 0.05))
