@@ -16,6 +16,7 @@ read the same number of tokens of random keys; each time is a median, and the wo
     open_ms             opening the finished knowledge base, in a process that has it open already
     step_compact_us     `allowed`: the children of every row as a ragged list; by_depth has each depth
     step_scores_us      dense scores [128, 12000] for transformers, through `CatalogueLogitsProcessor`
+    torch_advance_us    reading one token a row with the tree as tensors (`TorchTrie`), on the CPU
     lookahead_us        weights of the children of 128 paths that have just completed their subjects
 """
 
@@ -42,6 +43,7 @@ from tianwen.ask.huggingface import CatalogueLogitsProcessor
 from tianwen.ask.knowledge_base import KnowledgeBase
 from tianwen.ask.lookahead import Ragged, lookahead_weights, question_positions
 from tianwen.ask.ragged import pointers
+from tianwen.ask.torch_trie import TorchTrie
 from tianwen.ask.trie import Constraint
 from tianwen.errors import TianwenError
 from tianwen.text import Tokenizer
@@ -125,6 +127,19 @@ def steps(trie: Constraint, keys: Ragged) -> dict[str, Any]:
     }
 
 
+def torch_steps(trie: Any, keys: Ragged) -> dict[str, Any]:
+    """Microseconds of `TorchTrie.advance` by the next token of each key, the worst depth."""
+    held, spent = TorchTrie(trie), []
+    ends = torch.from_numpy(keys.row_ptr[1:] - 1)
+    tokens = torch.from_numpy(keys.tokens)
+    state = held.root(ROWS)
+    for depth in range(int(np.diff(keys.row_ptr).max())):
+        token = tokens[torch.minimum(torch.from_numpy(keys.row_ptr[:-1]) + depth, ends)]
+        spent.append(median_us(lambda state=state, token=token: held.advance(state, token), seconds=0.05))
+        state = held.advance(state, token)
+    return {"torch_advance_us": max(spent)}
+
+
 def _step_us(plug: CatalogueLogitsProcessor, whole: torch.Tensor, scores: torch.Tensor, *, times: int = 25) -> float:
     """The last step of a generation, the steps before it having been made, as `generate` makes them."""
     found = []
@@ -172,7 +187,7 @@ def measure(facts: int, work: Path, *, table: Path | None, seed: int) -> dict[st
         result["facts"] = len(kb)
         result["open_ms"] = round(median_us(lambda: KnowledgeBase.open(folder).close()) / 1e3, 2)
         keys = random_keys(trie, rng)
-        result |= steps(trie, keys) | lookahead(trie, keys, rng)
+        result |= steps(trie, keys) | torch_steps(trie, keys) | lookahead(trie, keys, rng)
     return result
 
 

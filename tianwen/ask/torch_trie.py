@@ -3,8 +3,8 @@
 Post: 8802.
 
 The same interface and the same numbers of states as `CatalogueTrie` and `FieldedTrie` have (`Constraint`, in
-`trie.py`), from gathers and searches over whole batches. Reading a token is some dozen small operations, or one fused
-kernel where it is compiled, and nothing waits for the host. On a CPU the trees themselves are many times faster.
+`trie.py`), from gathers and searches over whole batches. Reading a token is 16 small operations for a catalogue and
+some 120 for facts, which `torch.compile` fuses, and nothing waits for the host. On a CPU the trees are faster.
 
 Notation: n rows of a state batch, m children of all rows together, V vocabulary.
 """
