@@ -1,0 +1,229 @@
+"""GPLinker, CasRel and TPLinker on one encoder: the same data, labels, optimiser, batches, steps and seeds.
+
+Post: 8888
+
+    python benchmarks/extract_heads.py --train train_triples.json --dev dev_triples.json --protocol last-word
+
+The encoder is that of `tianwen train extract` (2 layers of LRU, width 192), from scratch; AdamW 2e-3, batches of 1,024
+tokens, rate up over a tenth of the steps and down to 0; no moving average, nothing chosen by development score. Every
+run is a process of its own; one JSON line each.
+
+    key                 meaning
+    f1                  by the protocol, of what is found with the thresholds of the papers
+    train_seconds       in the steps, by the processor's clock: labels, forward, backward, update
+    peak_mb             largest resident memory of the process, after training; begin_mb: before it
+    decode_ms           a text: from hidden states to facts, batches of 16 texts
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from extract_rivals import CasRel, Fact, TPLinker
+from torch import Tensor, nn
+
+from tianwen.backbone.mixers import ShellConfig
+from tianwen.extract import infer_schema, read_annotations, score
+from tianwen.extract.annotation import Annotation, Mention, Relation
+from tianwen.extract.batches import padded
+from tianwen.extract.decode import decode
+from tianwen.extract.encoder import Encoder
+from tianwen.extract.gplinker import GPLinker, GPLinkerConfig, Projections
+from tianwen.extract.labels import Example, Labeller, Labels
+from tianwen.extract.maps import text_maps
+from tianwen.extract.rules import UNTYPED, Rules
+from tianwen.optim.schedule import piecewise_linear
+from tianwen.text import Tokenizer
+from tianwen.training.data_order import in_token_budget
+
+HEADS = ("efficient", "standard", "casrel", "tplinker")
+RATE, BUDGET = 2e-3, 1024
+
+
+@dataclass(frozen=True)
+class Data:
+    """Texts and labels; all heads see subjects and objects without types."""
+
+    train: list[Example]
+    dev: list[Annotation]
+    tokenizer: Tokenizer
+    predicates: tuple[str, ...]
+
+    @classmethod
+    def read(cls, train: str, dev: str, most: int | None) -> Data:
+        """From files of any format; `most`: only so many texts of each."""
+        texts, held = list(read_annotations(train))[:most], list(read_annotations(dev))[:most]
+        labels = Labels(UNTYPED, infer_schema(texts).predicates)
+        tokenizer = Tokenizer.train([one.text for one in texts], size=8000)
+        labeller = Labeller(tokenizer, labels)
+        return cls([one for text in texts for one in labeller.examples(text)], held, tokenizer, labels.predicates)
+
+
+class Linked(nn.Module):
+    """GPLinker behind the interface of its rivals."""
+
+    def __init__(self, model: GPLinker) -> None:
+        super().__init__()
+        self.model = model
+        self.rules = Rules.of(UNTYPED, model.config.predicates)
+
+    def decode(self, hidden: Tensor, lengths: Tensor) -> list[set[Fact]]:
+        """Facts of each text."""
+        maps = self.model.projections(hidden, lengths)
+        found = []
+        for row, length in enumerate(lengths.tolist()):
+            one = decode(text_maps(Projections(*(_row(part, row, length) for part in maps))), self.rules)
+            m, f = one.mentions, one.facts
+            columns = m.first[f.subject], m.last[f.subject], f.predicate, m.first[f.object], m.last[f.object]
+            # Row 0 of the maps that are decoded is the first token after [CLS].
+            found.append({(a + 1, b + 1, p, c + 1, d + 1) for a, b, p, c, d in zip(*map(list, columns), strict=True)})
+        return found
+
+
+def _row(part: Any, row: int, length: int) -> Any:
+    from dataclasses import replace
+
+    cut = {
+        name: None if x is None else x[row : row + 1, ..., :length, :]
+        for name, x in (("queries", part.queries), ("keys", part.keys))
+    }
+    cut |= {
+        name: None if x is None else x[row : row + 1, ..., :length]
+        for name, x in (("row_bias", part.row_bias), ("column_bias", part.column_bias), ("valid", part.valid))
+    }
+    return replace(part, **cut)
+
+
+class Model(nn.Module):
+    """The encoder and one of the heads."""
+
+    def __init__(self, head: str, data: Data, *, steps: int, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        shape = ShellConfig(data.tokenizer.size, "lru", 2, 192, 3, feed_forward=384, bidirectional=True, dropout=0.2)
+        self.linker: GPLinker | None = None
+        if head in ("efficient", "standard"):
+            self.linker = GPLinker(GPLinkerConfig(shape, UNTYPED, data.predicates, head=head))  # type: ignore[arg-type]
+            self.encoder, self.head = self.linker.encoder, Linked(self.linker)
+            return
+        self.encoder = Encoder(shape)
+        count = len(data.predicates)
+        self.head = CasRel(192, count, seed=seed) if head == "casrel" else TPLinker(192, count, steps=steps)
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        """Of a batch."""
+        if self.linker is not None:
+            return self.linker.loss(batch["ids"], batch["lengths"], batch["positives"])[0]
+        return self.head.loss(self.encoder(batch["ids"], batch["lengths"]), batch["lengths"], batch["examples"])
+
+
+def run(head: str, seed: int, data: Data, given: argparse.Namespace) -> dict[str, Any]:
+    """Train and measure one."""
+    torch.set_num_threads(1)
+    lengths = [len(example) for example in data.train]
+    collate = lambda examples, _: padded(examples, events=False) | {"examples": examples}  # noqa: E731
+    batches = in_token_budget(data.train, lengths, collate, budget=BUDGET, seed=seed)
+    steps = max(1, round(given.epochs * batches.order.batches))  # type: ignore[attr-defined]
+    model = Model(head, data, steps=steps, seed=seed)
+    begin = _peak()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = piecewise_linear({0: 0.0, max(1, steps // 10): 1.0, max(steps, 2): 0.02})
+    seconds, last = 0.0, 0.0
+    torch.manual_seed(seed + 1)
+    for step in range(steps):
+        batch = batches.batch(step, 0, 1)
+        start = time.process_time()
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * schedule(step + 1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=given.precision == "bf16"):
+            loss = model.loss(batch)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        seconds += time.process_time() - start
+        last = float(loss.detach())
+        if given.progress and step % 20 == 0:
+            print(f"{head} {seed}: step {step} of {steps}, loss {last:.3f}, {seconds:.0f} s", file=sys.stderr)
+    peak = _peak()
+    found, decoding = extracted(model.eval(), data)
+    scores = score(data.dev, found, given.protocol)
+    numbers = {"head": head, "seed": seed, "f1": scores.f1, "precision": scores.precision, "recall": scores.recall}
+    numbers |= {"train_seconds": seconds, "begin_mb": begin, "peak_mb": peak, "loss": last}
+    numbers |= {"decode_ms": 1e3 * decoding / len(data.dev)}
+    rounded = {key: round(value, 4) if isinstance(value, float) else value for key, value in numbers.items()}
+    return rounded | {"steps": steps, "parameters": sum(one.numel() for one in model.parameters())}
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def extracted(model: Model, data: Data) -> tuple[list[Annotation], float]:
+    """What the model finds in the development texts, and the seconds from hidden states to facts."""
+    tokenizer = data.tokenizer
+    encoded = [tokenizer.encode(one.text) for one in data.dev]
+    order = sorted(range(len(encoded)), key=lambda at: len(encoded[at]))
+    found: dict[int, Annotation] = {}
+    seconds = 0.0
+    with torch.inference_mode():
+        for start in range(0, len(order), 16):
+            chosen = order[start : start + 16]
+            rows = [torch.tensor([tokenizer.cls_id, *encoded[at].ids.tolist(), tokenizer.sep_id]) for at in chosen]
+            lengths = torch.tensor(list(map(len, rows)))
+            hidden = model.encoder(nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths)
+            begin = time.process_time()
+            facts = model.head.decode(hidden, lengths)
+            seconds += time.process_time() - begin
+            for at, own in zip(chosen, facts, strict=True):
+                found[at] = annotation(data.dev[at].text, encoded[at].offsets.tolist(), own, data.predicates)
+    return [found[at] for at in range(len(encoded))], seconds
+
+
+def annotation(text: str, offsets: list[list[int]], facts: set[Fact], predicates: Sequence[str]) -> Annotation:
+    """Facts in characters; token t is piece t - 1."""
+
+    def mention(first: int, last: int) -> Mention:
+        return Mention(offsets[first - 1][0], offsets[last - 1][1], "")
+
+    relations = [Relation(mention(a, b), predicates[p], mention(c, d)) for a, b, p, c, d in sorted(facts)]
+    return Annotation(text, (), tuple(relations))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--dev", required=True)
+    parser.add_argument("--protocol", default="triples")
+    parser.add_argument("--epochs", type=float, default=4)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="of training")
+    parser.add_argument("--most", type=int, help="texts of each file")
+    parser.add_argument("--progress", action="store_true")
+    parser.add_argument("--json", action="store_true", help="it prints JSON anyway")
+    given = parser.parse_args()
+    if len(given.heads) * len(given.seeds) == 1:
+        data = Data.read(given.train, given.dev, given.most)
+        print(json.dumps(run(given.heads[0], given.seeds[0], data, given)), flush=True)
+        return
+    same = [f"--{name}={value}" for name, value in vars(given).items() if value and name in SAME]
+    same += ["--progress"] * given.progress
+    for seed in given.seeds:
+        for head in given.heads:
+            subprocess.run([sys.executable, __file__, *same, "--heads", head, "--seeds", str(seed)], check=True)
+
+
+SAME = ("train", "dev", "protocol", "epochs", "precision", "most")
+
+if __name__ == "__main__":
+    main()
