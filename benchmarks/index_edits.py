@@ -222,7 +222,9 @@ def write_on(folder: Path, seconds: float) -> dict[str, int]:
 
 def together(folder: Path, seconds: float) -> dict[str, Any]:
     """Readers alone, a writer alone, all three."""
-    (folder.parent / "acknowledged").write_bytes(bytes(8))
+    (folder.parent / "acknowledged").write_bytes(np.int64(KEPT).tobytes())
+    with KnowledgeBase.open(folder) as kb:  # the readers have something to find from the beginning
+        kb.add([Fact(READ, name, str(number + 1)) for number in range(KEPT) for name in PAIR])
     result: dict[str, Any] = {"seconds": seconds}
     for name, readers, writers in (("alone", 2, 0), ("writer_alone", 0, 1), ("together", 2, 1)):
         roles = ["reader"] * readers + ["writer"] * writers

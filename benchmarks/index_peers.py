@@ -106,13 +106,14 @@ def measure(facts: int, work: Path, options: argparse.Namespace) -> Row:
     keys = _keys(facts, work, options)
     ids, length = random_paths(keys.keys, keys.length, np.random.default_rng(options.seed))
     steps = [rows_at(ids, length, depth) for depth in range(int(length.max()))]
+    right = [right_tokens(keys.keys, prefixes) for prefixes in steps]
     rows: dict[str, Row] = {}
     opened: dict[str, Process] = {}
     for name in options.peers:
         rows[name] = {}
         try:
             opened[name] = _built(name, keys.folder, work / name, rows[name], options)
-            rows[name]["agrees"] = _agreement(opened[name], keys, steps)
+            rows[name]["agrees"] = _agreement(opened[name], steps, right)
         except Overdue as over:
             rows[name]["note"] = str(over)
             opened.pop(name, None)
@@ -153,23 +154,28 @@ def _built(name: str, keys: Path, folder: Path, row: Row, options: argparse.Name
     return opener
 
 
-def _agreement(process: Process, keys: Keys, steps: list[np.ndarray]) -> bool | str:
+def _agreement(process: Process, steps: list[np.ndarray], right: list[list[set[int]]]) -> bool | str:
     """True, or what is wrong."""
     for depth, ids in enumerate(steps):
         answer = process.ask(STEP_LIMIT, do="check", ids=ids.tolist())
         for form, given in answer.items():
-            difference = first_difference(keys.keys, ids, given)
+            difference = first_difference(right[depth], ids, given)
             if difference:
                 return f"NO: {form} at depth {depth}, {difference}"
     return True
 
 
-def first_difference(keys: np.ndarray, ids: np.ndarray, given: list[list[int]]) -> str:
-    """Where a peer allows other tokens than the sorted keys; "" where it does not."""
-    for prefix, tokens in zip(ids, given, strict=True):
-        right = set(children(keys, prefix).tolist())
-        if set(tokens) != right:
-            missing, foreign = sorted(right - set(tokens)), sorted(set(tokens) - right)
+def right_tokens(keys: np.ndarray, ids: np.ndarray) -> list[set[int]]:
+    """What the sorted keys allow behind each prefix."""
+    known = {prefix: set(children(keys, np.array(prefix, np.uint16)).tolist()) for prefix in set(map(tuple, ids))}
+    return [known[prefix] for prefix in map(tuple, ids)]
+
+
+def first_difference(right: list[set[int]], ids: np.ndarray, given: list[list[int]]) -> str:
+    """Where a peer allows other tokens than the right ones; "" where it does not."""
+    for expected, prefix, tokens in zip(right, ids, given, strict=True):
+        if set(tokens) != expected:
+            missing, foreign = sorted(expected - set(tokens)), sorted(set(tokens) - expected)
             return (
                 f"behind {prefix.tolist()}: {len(missing)} missing {missing[:3]}, {len(foreign)} foreign {foreign[:3]}"
             )
