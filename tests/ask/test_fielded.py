@@ -7,6 +7,7 @@ import polars
 import pytest
 from hypothesis import given, settings
 
+from tianwen.ask import fielded as fielded_module
 from tianwen.ask.fielded import FieldedTrie, distinct_strings
 from tianwen.ask.ragged import ragged
 from tianwen.errors import InputError
@@ -32,6 +33,24 @@ def test_senses_that_are_prefixes_of_each_other_and_no_sense_are_all_reachable()
     low, high = trie.rows(state)
     assert low.tolist() == row.tolist()
     assert (high - low).tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("few", "many"), [(0, 0), (0, 2**20), (2, 3), (4096, 2**20)])
+@settings(deadline=None, max_examples=25)
+@given(fact_tables)
+def test_children_are_the_same_however_much_room_there_is_for_them(few, many, facts):
+    trie = fielded(facts)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        state = trie.root(1)
+        while len(state):
+            patch.setattr(fielded_module, "FEW", 2**12)
+            patch.setattr(fielded_module, "MANY", 2**20)
+            expected = trie._allowed(state)
+            patch.setattr(fielded_module, "FEW", few)
+            patch.setattr(fielded_module, "MANY", many)
+            for given_, wanted in zip(trie._allowed(state), expected, strict=True):
+                np.testing.assert_array_equal(given_, wanted)
+            state = expected[2]
 
 
 def test_fields_are_counted_as_their_ends_are_read():

@@ -160,6 +160,22 @@ def children(tree, state, row_ptr, out_token, out_state):
         row_ptr[i + 1] = at
 
 
+@filling_kernel
+def few_children(tree, state, row_ptr, out_token, out_state):
+    """The children and their number, in one pass; -1 - m, and nothing written, if only m is sure to be room enough."""
+    most = np.int64(0)
+    for i in range(len(state)):
+        phase, _, count = unpack(state[i, 1])
+        if phase == 0:
+            most += first_of(tree, state[i, 0] + 1) - first_of(tree, state[i, 0])
+        elif phase == 1 or phase == 2:
+            most += count
+    if most > len(out_token):
+        return -1 - most
+    children(tree, state, row_ptr, out_token, out_state)
+    return row_ptr[len(state)]
+
+
 @inlined
 def step(tree, where, what, token):
     """Read one token; (-1, -1) if it is not there."""

@@ -29,6 +29,9 @@ FIELDS = 3
 SORTABLE_BITS = 63
 """Bits of a fact that one integer can hold for sorting."""
 
+FEW, MANY = 4096, 2**20
+"""Children of all rows together that there is room for at once, and that are worth it not to be counted first."""
+
 TEXTS_AT_ONCE = 200_000
 """Names that are tokenised together."""
 
@@ -143,6 +146,12 @@ class FieldedTrie:
     def _allowed(self, state: State) -> tuple[RowPointers, Int32[np.ndarray, " m"], State]:
         state = own(state)
         row_ptr = np.empty(len(state) + 1, np.int64)
+        count = -1 - FEW
+        while -1 - MANY <= count < 0:  # mostly once; twice for wide nodes
+            token, after = np.empty(-1 - count, np.int32), np.empty((-1 - count, 2), np.int64)
+            count = field_rows.few_children(self.tree, state, row_ptr, token, after)
+            if count >= 0:
+                return row_ptr, token[:count], after[:count]
         field_rows.children(self.tree, state, row_ptr, np.empty(0, np.int32), np.empty((0, 2), np.int64))
         token, after = np.empty(row_ptr[-1], np.int32), np.empty((row_ptr[-1], 2), np.int64)
         field_rows.children(self.tree, state, row_ptr, token, after)

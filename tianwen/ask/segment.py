@@ -39,6 +39,7 @@ from tianwen.ask.fielded import BatchTokenizer, FieldedTrie, distinct_strings
 from tianwen.ask.numbered_facts import AT_ONCE, NAMED, NumberedFacts
 from tianwen.ask.ragged import pointers
 from tianwen.ask.sums import BLOCK, Blocks, CheckedArray, sums_of
+from tianwen.errors import KnowledgeBaseDamaged
 
 FORMAT = 3  # 1 had all objects in values.arrow, and needed memory for all of them; 2 had one checksum a file
 MANIFEST = "manifest.json"
@@ -256,7 +257,10 @@ def _manifest(folder: Path, expected: int) -> dict[str, Any]:
         raise damaged(path, "its checksum differs from the one recorded")
     manifest = json.loads(content)
     if manifest["format"] != FORMAT:
-        raise damaged(path, f"format {manifest['format']}, this version reads {FORMAT}")
+        raise KnowledgeBaseDamaged(  # as what is damaged, it may be built anew in the same place
+            f"{path} has format {manifest['format']}; this version of Tianwen reads {FORMAT}. "
+            "Use the version that wrote it, or build the knowledge base again."
+        )
     return manifest
 
 
