@@ -40,9 +40,9 @@ def places(annotation: Annotation) -> list[Mention]:
 
 def test_a_fact_has_the_places_of_its_words(parrot):
     found = parrot.extract(f"昨天，{LAUNCH}")
-    score = float(probability(np.float32(2.0)))
+    score = float(probability(np.float32([2.0]))[0])
     subject, object = (
-        Mention(3, 5, "", float(probability(np.float32(3.0)))),
+        Mention(3, 5, "", float(probability(np.float32([3.0]))[0])),
         Mention(6, 9, "", pytest.approx(0.9525741)),
     )
     assert found.entities == (subject, object)

@@ -120,5 +120,5 @@ def _events(
         whole = [Argument(role, mention) for role, mention in arguments if mention is not None]
         whole.sort(key=lambda argument: (argument.role != TRIGGER, argument.mention, argument.role))
         if whole and (not needs_trigger or whole[0].role == TRIGGER):
-            events.append(Event(types[type], tuple(whole), float(probability(np.array(score)))))
+            events.append(Event(types[type], tuple(whole), float(probability(np.array([score]))[0])))
     return tuple(events)
