@@ -35,6 +35,7 @@ from tianwen.optim.schedule import piecewise_linear
 from tianwen.text import Tokenizer
 from tianwen.training.atomic import write_file
 from tianwen.training.data_order import Ordered, in_token_budget
+from tianwen.training.distributed import local_device
 from tianwen.training.loop import fit
 from tianwen.training.settings import FitSettings
 
@@ -136,7 +137,7 @@ def train_extract(
         raise InputError(
             f"No text has a label that can be learned: {told(labeller.problems) or 'there are no labels'}."
         )
-    model = new_model(labels, tokenizer, how, begun)
+    model = new_model(labels, tokenizer, how, begun).to(local_device())
     batches = _batches(examples, model.config.events, tokenizer, how)
     steps = max(1, round(how.epochs * batches.order.batches))  # type: ignore[attr-defined]
     extractor_settings = ExtractorSettings(length=how.length, overlap=how.overlap)
