@@ -146,16 +146,17 @@ class FieldedTrie:
     def _allowed(self, state: State) -> tuple[RowPointers, Int32[np.ndarray, " m"], State]:
         state = own(state)
         row_ptr = np.empty(len(state) + 1, np.int64)
-        count = -1 - FEW
-        while -1 - MANY <= count < 0:  # mostly once; twice for wide nodes
-            token, after = np.empty(-1 - count, np.int32), np.empty((-1 - count, 2), np.int64)
-            count = field_rows.few_children(self.tree, state, row_ptr, token, after)
-            if count >= 0:
-                return row_ptr, token[:count], after[:count]
-        field_rows.children(self.tree, state, row_ptr, np.empty(0, np.int32), np.empty((0, 2), np.int64))
-        token, after = np.empty(row_ptr[-1], np.int32), np.empty((row_ptr[-1], 2), np.int64)
-        field_rows.children(self.tree, state, row_ptr, token, after)
-        return row_ptr, token, after
+        token, after = np.empty(FEW, np.int32), np.empty((FEW, 2), np.int64)
+        count = field_rows.few_children(self.tree, state, row_ptr, token, after)
+        if count < 0:
+            room = -1 - count
+            if room > MANY:
+                field_rows.children(self.tree, state, row_ptr, token[:0], after[:0])
+                room = int(row_ptr[-1])
+            token, after = np.empty(room, np.int32), np.empty((room, 2), np.int64)
+            field_rows.children(self.tree, state, row_ptr, token, after)
+            count = int(row_ptr[-1])
+        return row_ptr, token[:count], after[:count]
 
     def advance(self, state: State, token: Integer[np.ndarray, " n"]) -> State:
         return self._read(np.array(state, order="C"), token[:, None], np.ones(len(state), np.int64))
