@@ -13,7 +13,7 @@ positives' share away from the sum over everything by log(1 - exp(..)), loses al
 of about 10. Here nothing is subtracted.
 
 `projection_loss` gives the same number without the maps: for a label without positives in a text, the sum over its
-cells factors into e^u . (e^A e^v), one matrix product for all labels. Maps are made only for the labels that a text has.
+cells factors into e^u . (e^A e^v), one matrix product for all labels. Maps are made for the labels that a text has.
 """
 
 from __future__ import annotations
