@@ -108,9 +108,9 @@ def sweep(counts: Sequence[int], lengths: Sequence[int], *, rounds: int, say: Sa
     ratios = []
     for length in lengths:
         say(f"sweep, {length} characters")
-        texts = of_characters(max(4, 8000 // length), length)
+        texts = of_characters(max(2, 4000 // length), length)
         work = {str(count): _extracting(extractor, texts) for count, extractor in extractors.items()}
-        times = in_turns(work, max(rounds, 7))
+        times = in_turns(work, max(rounds, 5))
         numbers |= {f"sweep_{name}_{length}_ms": round(1e3 * t / len(texts), 2) for name, t in times.items()}
         if {24, 200} <= extractors.keys():
             ratios.append(times["200"] / times["24"])

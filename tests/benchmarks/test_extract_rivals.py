@@ -55,7 +55,7 @@ def through_casrel(facts: set) -> set:
     return set().union(*(rivals.casrel_facts(s, *rivals.object_tags(facts, s)) for s in subjects), set())
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(SHARED)
 def test_facts_that_share_mentions_survive_casrel(facts: set) -> None:
     assert through_casrel(facts) == facts
@@ -66,7 +66,7 @@ def test_casrel_loses_a_subject_around_another() -> None:
     assert through_casrel(nested) == {(1, 2, 0, 9, 9)}, "from a beginning to the NEAREST end"
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(ANY)
 def test_overlapping_and_nested_facts_survive_tplinker(facts: set) -> None:
     """All but those whose ends are linked both ways: a cell has one class."""
@@ -84,7 +84,7 @@ def test_overlapping_and_nested_facts_survive_tplinker(facts: set) -> None:
         assert (p, min(b, d), max(b, d)) in tails
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(SHARED)
 def test_tplinker_adds_nothing_where_mentions_are_apart(facts: set) -> None:
     both_ways = {f for f in facts if (f[3], f[4], f[2], f[0], f[1]) in facts and f[:2] != f[3:]}
