@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -211,16 +212,21 @@ def test_one_merge_at_a_time(kb):
     assert not kb.compact().result()
 
 
-def test_ctrl_c_leaves_everything_as_it_was(kb, monkeypatch):
+def test_ctrl_c_stops_a_merge_and_leaves_everything_as_it_was(kb, monkeypatch):
     kb.add([("a", "b", "c")])
+    with held(monkeypatch) as merge_began:
 
-    def interrupted(done: int, total: int | None, stage: str) -> None:
-        if stage == "writing":
-            raise KeyboardInterrupt
+        def interrupt() -> None:
+            merge_began()
+            os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        kb.compact(progress=interrupted)
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            kb.compact()
+        thread.join()
     agree(kb.snapshot(), [*FACTS, Fact("a", "b", "c")])
+    assert not any(name.startswith(".") for name in segments(kb))
     assert kb.compact().result()
     assert len(segments(kb)) == 1
 

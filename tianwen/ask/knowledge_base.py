@@ -244,10 +244,12 @@ class KnowledgeBase:
         waits for it. Otherwise the future is done.
         """
         self._opened.require_writable()
-        future = self._background.start(lambda: self._merger.run(everything=True, progress=progress))
-        if not background:
-            future.result()
-        return future
+        if background:
+            return self._background.start(lambda: self._merger.run(everything=True))
+        self._background.wait()
+        done: Future[bool] = Future()
+        done.set_result(self._merger.run(everything=True, progress=progress))  # in this thread, where Ctrl-C stops it
+        return done
 
     def _merge_if_due(self) -> None:
         """Begin a merge in the background when many segments or removed rows have come together."""

@@ -18,7 +18,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -202,6 +202,11 @@ class Background:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="merge")
         future = self._last = self._thread.submit(work)
         return future
+
+    def wait(self) -> None:
+        """Return when nothing runs."""
+        if self._last is not None:
+            wait([self._last])
 
     def close(self) -> None:
         """Wait for what was started, and let the thread go."""
