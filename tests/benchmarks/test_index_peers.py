@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import xml.dom.minidom
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,7 @@ KEYS = [[5, 6, END, 7, END, END], [5, END, 7, 8, END, 9, END]]
 @pytest.fixture(scope="module")
 def bench():
     sys.path.insert(0, str(FOLDER))  # as `python benchmarks/index_peers.py` has it
-    import growth
-    import index_keys
-    import index_peers
-
-    yield index_keys, index_peers, growth
+    yield tuple(map(import_module, ("index_keys", "index_peers", "growth")))
     sys.path.remove(str(FOLDER))
 
 
