@@ -104,9 +104,9 @@ def test_heads_learn_a_text_by_heart(head: str) -> None:
     texts = [example(FACTS[head]), example(set(), length=9)]
     hidden = torch.nn.Parameter(torch.randn(2, 14, 24))
     lengths = torch.tensor([14, 9])
-    model = rivals.CasRel(24, 2) if head == "casrel" else rivals.TPLinker(24, 2, steps=300)
-    optimiser = torch.optim.Adam([hidden, *model.parameters()], lr=0.05)
-    for _ in range(300):
+    model = rivals.CasRel(24, 2) if head == "casrel" else rivals.TPLinker(24, 2, steps=80)
+    optimiser = torch.optim.Adam([hidden, *model.parameters()], lr=0.15)
+    for _ in range(80):
         optimiser.zero_grad()
         model.loss(hidden, lengths, texts).backward()
         optimiser.step()
