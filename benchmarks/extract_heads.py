@@ -121,6 +121,7 @@ class Model(nn.Module):
         torch.manual_seed(seed)
         shape = ShellConfig(data.tokenizer.size, "lru", 2, 192, 3, feed_forward=384, bidirectional=True, dropout=0.2)
         self.linker: GPLinker | None = None
+        self.head: Any = None
         if head in ("efficient", "standard"):
             self.linker = GPLinker(GPLinkerConfig(shape, UNTYPED, data.predicates, head=head))  # type: ignore[arg-type]
             self.encoder, self.head = self.linker.encoder, Linked(self.linker)

@@ -126,4 +126,4 @@ def _add(pointer: Pointer | None, shift: float) -> None:
     """Add to all scores of a map: a score has two biases, each halved."""
     assert isinstance(pointer, EfficientGlobalPointer)
     with torch.no_grad():
-        pointer.biases.bias += shift
+        pointer.biases.bias.add_(shift)
