@@ -13,9 +13,10 @@ import numpy as np
 
 from tianwen.ask.seq2seq import AskConfig, AskModel
 from tianwen.backbone.roformer_v2 import RoFormerV2Config
-from tianwen.errors import InputError, ModelError
+from tianwen.errors import InputError
 from tianwen.text import Tokenizer
-from tianwen.training.weights import load_weights, save_weights
+from tianwen.training import model_folder
+from tianwen.training.weights import save_weights
 
 ARCHITECTURE = "tianwen asker 1"
 FAINTEST = -20.0
@@ -83,41 +84,23 @@ def save_asker(
         "settings": asdict(settings),
         "tokenizer": tokenizer.fingerprint,
     }
-    save_weights(folder / "model.safetensors", model.state_dict(), metadata, storage=storage)
+    save_weights(folder / model_folder.WEIGHTS, model.state_dict(), metadata, storage=storage)
 
 
 def replace_settings(folder: Path, settings: AskerSettings) -> None:
     """Write other settings into a saved asker; what is stored as int8 or fp16 comes back to the same bytes."""
-    file = folder / "model.safetensors"
-    weights = load_weights(file)
-    save_weights(file, weights.tensors, weights.metadata | {"settings": asdict(settings)}, storage=weights.storage)
+    model_folder.replace_settings(folder, asdict(settings))
 
 
 def load_asker(folder: Path) -> tuple[AskModel, Tokenizer, AskerSettings]:
     """Read a folder that `save_asker` wrote. Raises ModelError that says what is missing, damaged or different."""
-    weights_file = folder / "model.safetensors"
-    if not weights_file.exists():
-        raise ModelError(
-            f"There is no asker in {str(folder)!r}: model.safetensors is missing. Train one: tianwen train ask"
-        )
-    weights = load_weights(weights_file)
+    weights = model_folder.open_weights(folder, architecture=ARCHITECTURE, kind="asker", train="tianwen train ask")
     metadata = weights.metadata
-    if metadata.get("architecture") != ARCHITECTURE:
-        raise ModelError(
-            f"{weights_file} holds {metadata.get('architecture', 'no asker')!r}; this version reads {ARCHITECTURE!r}."
-        )
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    if tokenizer.fingerprint != metadata["tokenizer"]:
-        raise ModelError(
-            f"The tokenizer in {str(folder)!r} ({tokenizer.fingerprint}) is not the one that the model was trained "
-            f"with ({metadata['tokenizer']}). Copy both files of the model again."
-        )
+    model_folder.require_reader(folder, "tokenizer", tokenizer.fingerprint, metadata["tokenizer"])
     config = dict(metadata["config"])
     model = AskModel(AskConfig(**{**config, "backbone": RoFormerV2Config(**config["backbone"])}))
-    try:
-        model.load_state_dict({name: tensor.float() for name, tensor in weights.tensors.items()})
-    except RuntimeError as error:
-        raise ModelError(f"The weights in {weights_file} do not fit the shape they state: {error}") from error
+    model_folder.fill(model, weights, folder)
     return model, tokenizer, AskerSettings(**_known(metadata["settings"]))
 
 

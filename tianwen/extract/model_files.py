@@ -17,7 +17,8 @@ from tianwen.extract.encoder import BackboneConfig
 from tianwen.extract.gplinker import GPLinker, GPLinkerConfig
 from tianwen.extract.schema import Schema
 from tianwen.text import Tokenizer
-from tianwen.training.weights import load_weights, save_weights
+from tianwen.training import model_folder
+from tianwen.training.weights import save_weights
 
 ARCHITECTURE = "tianwen extractor 1"
 BACKBONES: dict[str, type[RoFormerV2Config] | type[ShellConfig]] = {
@@ -70,37 +71,23 @@ def save_extractor(
         "settings": asdict(settings),
         "tokenizer": tokenizer.fingerprint,
     }
-    save_weights(folder / "model.safetensors", model.state_dict(), metadata, storage=storage)
+    save_weights(folder / model_folder.WEIGHTS, model.state_dict(), metadata, storage=storage)
 
 
 def load_extractor(folder: Path) -> tuple[GPLinker, Tokenizer, Schema, ExtractorSettings]:
     """Read a folder that `save_extractor` wrote. Raises ModelError that says what is missing, damaged or different."""
-    file = folder / "model.safetensors"
-    if not file.exists():
-        raise ModelError(
-            f"There is no extractor in {str(folder)!r}: model.safetensors is missing. Train one: tianwen train extract"
-        )
-    weights = load_weights(file)
+    weights = model_folder.open_weights(
+        folder, architecture=ARCHITECTURE, kind="extractor", train="tianwen train extract"
+    )
     metadata = weights.metadata
-    if metadata.get("architecture") != ARCHITECTURE:
-        raise ModelError(
-            f"{file} holds {metadata.get('architecture', 'no extractor')!r}; this version reads {ARCHITECTURE!r}."
-        )
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    if tokenizer.fingerprint != metadata["tokenizer"]:
-        raise ModelError(
-            f"The tokenizer in {str(folder)!r} ({tokenizer.fingerprint}) is not the one that the model was trained "
-            f"with ({metadata['tokenizer']}). Copy all files of the model again."
-        )
+    model_folder.require_reader(folder, "tokenizer", tokenizer.fingerprint, metadata["tokenizer"])
     try:
         schema = Schema.load(folder / "schema.json")
     except InputError as error:
         raise ModelError(f"The extractor in {str(folder)!r} has no readable schema: {error}") from error
     model = GPLinker(config_from(metadata["config"]))
-    try:
-        model.load_state_dict({name: tensor.float() for name, tensor in weights.tensors.items()})
-    except RuntimeError as error:
-        raise ModelError(f"The weights in {file} do not fit the shape they state: {error}") from error
+    model_folder.fill(model, weights, folder)
     names = {entry.name for entry in fields(ExtractorSettings)}
     settings = {name: value for name, value in metadata["settings"].items() if name in names}
     return model, tokenizer, schema, ExtractorSettings(**settings)
@@ -108,9 +95,7 @@ def load_extractor(folder: Path) -> tuple[GPLinker, Tokenizer, Schema, Extractor
 
 def replace_settings(folder: Path, settings: ExtractorSettings) -> None:
     """Write other settings into a saved extractor; what is stored as int8 or fp16 comes back to the same bytes."""
-    file = folder / "model.safetensors"
-    weights = load_weights(file)
-    save_weights(file, weights.tensors, weights.metadata | {"settings": asdict(settings)}, storage=weights.storage)
+    model_folder.replace_settings(folder, asdict(settings))
 
 
 def config_from(content: Mapping[str, Any]) -> GPLinkerConfig:

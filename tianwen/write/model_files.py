@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from tianwen.backbone.mixers import ShellConfig
 from tianwen.errors import InputError, ModelError
+from tianwen.training import model_folder
 from tianwen.training.weights import load_weights, save_weights
 from tianwen.write.characters import Characters
 from tianwen.write.language_model import LanguageModel
@@ -28,7 +27,7 @@ def save_language_model(folder: Path, model: LanguageModel, characters: Characte
         "config": asdict(model.config),
         "characters": characters.fingerprint,
     }
-    save_weights(folder / "model.safetensors", model.state_dict(), metadata)
+    save_weights(folder / model_folder.WEIGHTS, model.state_dict(), metadata)
 
 
 def load_language_model(folder: Path) -> tuple[LanguageModel, Characters]:
@@ -36,37 +35,21 @@ def load_language_model(folder: Path) -> tuple[LanguageModel, Characters]:
 
     Raises ModelError that says what is missing, damaged or different.
     """
-    file = folder / "model.safetensors"
-    if not file.exists():
-        raise ModelError(
-            f"There is no language model in {str(folder)!r}: model.safetensors is missing. "
-            "Train one: tianwen train lm TEXT.txt --out MODEL"
-        )
-    weights = load_weights(file)
-    metadata = weights.metadata
-    if metadata.get("architecture") != ARCHITECTURE:
-        raise ModelError(
-            f"{file} holds {metadata.get('architecture', 'no language model')!r}; this command reads "
-            f"{ARCHITECTURE!r}. Train one: tianwen train lm TEXT.txt --out MODEL"
-        )
+    weights = model_folder.open_weights(
+        folder, architecture=ARCHITECTURE, kind="language model", train="tianwen train lm TEXT.txt --out MODEL"
+    )
     characters = Characters.load(folder / "characters.json")
-    if characters.fingerprint != metadata["characters"]:
-        raise ModelError(
-            f"The characters in {str(folder)!r} ({characters.fingerprint}) are not those that the model was trained "
-            f"with ({metadata['characters']}). Copy both files of the model again."
-        )
+    model_folder.require_reader(folder, "list of characters", characters.fingerprint, weights.metadata["characters"])
     try:
-        model = LanguageModel(ShellConfig(**metadata["config"]))
-        model.load_state_dict(weights.tensors)
-    except (RuntimeError, TypeError, InputError) as error:
-        raise ModelError(f"The weights in {file} do not fit the shape they state: {error}") from error
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.tensors.values()):
-        raise ModelError(f"Some weights in {file} are not numbers: the training went wrong. Train it anew.")
+        model = LanguageModel(ShellConfig(**weights.metadata["config"]))
+    except (TypeError, InputError) as error:
+        raise ModelError(f"The weights in {str(folder)!r} do not fit the shape they state: {error}") from error
+    model_folder.fill(model, weights, folder)
     return model.eval(), characters
 
 
 def refuse_other_model(folder: Path) -> None:
     """Raises ModelError if the folder holds a model of another kind, which a training would overwrite."""
-    file = folder / "model.safetensors"
+    file = folder / model_folder.WEIGHTS
     if file.exists() and (kind := load_weights(file).metadata.get("architecture")) != ARCHITECTURE:
         raise ModelError(f"{str(folder)!r} already holds another model, {kind!r}. Choose another folder.")
