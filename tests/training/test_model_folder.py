@@ -43,7 +43,7 @@ def test_weights_must_fit_and_be_numbers(folder):
 
 def test_another_reader_is_refused(folder):
     require_reader(folder, "tokenizer", "1", "1")
-    with pytest.raises(ModelError, match="tokenizer .* Copy all files"):
+    with pytest.raises(ModelError, match=r"tokenizer .* Copy all files"):
         require_reader(folder, "tokenizer", "1", "2")
 
 
