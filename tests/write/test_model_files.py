@@ -57,7 +57,7 @@ def test_another_architecture_is_named(folder):
 
 def test_characters_of_another_model_are_refused(folder, tmp_path):
     Characters.count(["xyz"]).save(folder / "characters.json")
-    with pytest.raises(ModelError, match="list of characters .* Copy all files"):
+    with pytest.raises(ModelError, match=r"list of characters .* Copy all files"):
         load_language_model(folder)
     (folder / "characters.json").unlink()
     with pytest.raises(ModelError, match="cannot be read"):
