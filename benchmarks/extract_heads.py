@@ -4,9 +4,10 @@ Post: 8888
 
     python benchmarks/extract_heads.py --train train_triples.json --dev dev_triples.json --protocol last-word
 
-The encoder is that of `tianwen train extract` (2 layers of LRU, width 192), from scratch; AdamW 2e-3, batches of 1,024
-tokens, rate up over a tenth of the steps and down to 0; no moving average, nothing chosen by development score. Every
-run is a process of its own; one JSON line each.
+The encoder is that of `tianwen train extract` (2 layers of LRU, width 192), from scratch; AdamW, batches of 1,024
+tokens, rate up over a tenth of the steps and down to 0; no moving average, nothing chosen by development score. With
+several `--rates` each head gets its own: the best, with the first seed, on a tenth of the training texts that is held
+back for that. Every run is a process of its own; one JSON line each.
 
     key                 meaning
     f1                  by the protocol, of what is found with the thresholds of the papers
@@ -47,7 +48,7 @@ from tianwen.text import Tokenizer
 from tianwen.training.data_order import in_token_budget
 
 HEADS = ("efficient", "standard", "casrel", "tplinker")
-RATE, BUDGET = 2e-3, 1024
+BUDGET = 1024
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,17 @@ class Data:
     predicates: tuple[str, ...]
 
     @classmethod
-    def read(cls, train: str, dev: str, *, most: int | None = None, predicates: int | None = None) -> Data:
-        """From files of any format.
+    def read(
+        cls, train: str, dev: str, *, most: int | None = None, predicates: int | None = None, tuning: bool = False
+    ) -> Data:
+        """From files of any format; `tuning`: each tenth training text instead of those of the development file.
 
         `most`: only so many texts of each; `predicates`: only texts all of whose facts have one of the so many most
         frequent predicates, for the cost of TPLinker and of standard heads grows with their number.
         """
         texts, held = list(read_annotations(train))[:most], list(read_annotations(dev))[:most]
+        if tuning:
+            texts, held = [one for at, one in enumerate(texts) if at % 10], texts[::10]
         if predicates:
             counts = Counter(fact.predicate for one in texts for fact in one.relations)
             kept = {name for name, _ in counts.most_common(predicates)}
@@ -146,7 +151,8 @@ def run(head: str, seed: int, data: Data, given: argparse.Namespace) -> dict[str
     steps = max(1, round(given.epochs * batches.order.batches))  # type: ignore[attr-defined]
     model = Model(head, data, steps=steps, seed=seed)
     begin = _peak()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    rate = given.rates[0]
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = piecewise_linear({0: 0.0, max(1, steps // 10): 1.0, max(steps, 2): 0.02})
     seconds, last = 0.0, 0.0
     torch.manual_seed(seed + 1)
@@ -154,7 +160,7 @@ def run(head: str, seed: int, data: Data, given: argparse.Namespace) -> dict[str
         batch = batches.batch(step, 0, 1)
         start = time.process_time()
         for group in optimiser.param_groups:
-            group["lr"] = RATE * schedule(step + 1)
+            group["lr"] = rate * schedule(step + 1)
         with torch.autocast("cpu", torch.bfloat16, enabled=given.precision == "bf16"):
             loss = model.loss(batch)
         optimiser.zero_grad()
@@ -168,7 +174,15 @@ def run(head: str, seed: int, data: Data, given: argparse.Namespace) -> dict[str
     peak = _peak()
     found, decoding = extracted(model.eval(), data)
     scores = score(data.dev, found, given.protocol)
-    numbers = {"head": head, "seed": seed, "f1": scores.f1, "precision": scores.precision, "recall": scores.recall}
+    numbers = {
+        "head": head,
+        "seed": seed,
+        "rate": rate,
+        "tuning": given.tuning,
+        "f1": scores.f1,
+        "precision": scores.precision,
+        "recall": scores.recall,
+    }
     numbers |= {"train_seconds": seconds, "begin_mb": begin, "peak_mb": peak, "loss": last}
     numbers |= {"decode_ms": 1e3 * decoding / len(data.dev)}
     rounded = {key: round(value, 4) if isinstance(value, float) else value for key, value in numbers.items()}
@@ -222,18 +236,36 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="of training")
     parser.add_argument("--most", type=int, help="texts of each file")
     parser.add_argument("--predicates", type=int, help="only texts whose facts have the so many most frequent ones")
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3], help="several: each head gets its best")
+    parser.add_argument("--tuning", action="store_true", help="measure on a tenth of the training texts")
     parser.add_argument("--progress", action="store_true")
     parser.add_argument("--json", action="store_true", help="it prints JSON anyway")
     given = parser.parse_args()
-    if len(given.heads) * len(given.seeds) == 1:
-        data = Data.read(given.train, given.dev, most=given.most, predicates=given.predicates)
+    if len(given.heads) * len(given.seeds) * len(given.rates) == 1:
+        data = Data.read(given.train, given.dev, most=given.most, predicates=given.predicates, tuning=given.tuning)
         print(json.dumps(run(given.heads[0], given.seeds[0], data, given)), flush=True)
         return
-    same = [f"--{name}={value}" for name, value in vars(given).items() if value and name in SAME]
-    same += ["--progress"] * given.progress
+    best = {head: tuned(head, given) for head in given.heads}
     for seed in given.seeds:
         for head in given.heads:
-            subprocess.run([sys.executable, __file__, *same, "--heads", head, "--seeds", str(seed)], check=True)
+            alone(head, seed, best[head], given, tuning=given.tuning)
+
+
+def tuned(head: str, given: argparse.Namespace) -> float:
+    """The rate of the head's best score on held-back training texts."""
+    if len(given.rates) == 1:
+        return given.rates[0]
+    return max(given.rates, key=lambda rate: alone(head, given.seeds[0], rate, given, tuning=True)["f1"])
+
+
+def alone(head: str, seed: int, rate: float, given: argparse.Namespace, *, tuning: bool) -> dict[str, Any]:
+    """What one run in a process of its own prints."""
+    same = [f"--{name}={value}" for name, value in vars(given).items() if value and name in SAME]
+    same += ["--progress"] * given.progress + ["--tuning"] * tuning
+    command = [sys.executable, __file__, *same, "--heads", head, "--seeds", str(seed), "--rates", str(rate)]
+    line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    print(line, flush=True)
+    return json.loads(line)
 
 
 SAME = ("train", "dev", "protocol", "epochs", "precision", "most", "predicates")

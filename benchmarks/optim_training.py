@@ -1,15 +1,17 @@
-"""Tiger, Lion, AdamW and a layer-adapted Adam on the same small training at equal steps: which loss they reach.
+"""Tiger, Lion, AdamW and LAMB on our own trainings at equal steps, each at its best rate: which loss they reach.
 
 Post: 9512, 9473, 9736
 
-An asker of two layers, width 128, from scratch on real questions; every optimiser at several rates with the first seed,
-its best rate then with further seeds. Told is the mean loss on held-out questions, of the last weights (no average).
+Every optimiser runs at rates a factor 2 apart with the first seed, until the best lies between two others; the best
+rate then runs with further seeds. Told is the loss on held-out data, of the last weights (no average). The four tasks
+are in optim_tasks.py; those whose data are not given are left out.
 
-    python benchmarks/optim_training.py --questions train.json --held-out dev.json [--steps 120] [--seeds 3] [--json]
+    python benchmarks/optim_training.py [--questions TRAIN HELD_OUT] [--text FILE] [--labelled TRAIN HELD_OUT]
+        [--fashion-mnist FOLDER] [--seeds 3]
 
     notation        meaning
     NAME            held-out loss at the best rate, mean over seeds      NAME_spread   largest minus smallest of them
-    NAME_rates      {rate: held-out loss} with the first seed
+    NAME_rates      {rate: held-out loss} with the first seed            NAME_seconds  a training, processor time
     adapted_adam    as LAMB does: Adam's step times RMS(theta) / RMS(step) for matrices; written here, no peer's code
 """
 
@@ -17,27 +19,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
-import tempfile
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from optim_tasks import Make, Task, asker, extractor, language_model, pictures
 
-from tianwen.ask.mixture import Mixture, MixtureSettings, ask_loss
-from tianwen.ask.questions import Question, read_questions
-from tianwen.ask.seq2seq import AskConfig, AskModel
-from tianwen.backbone.roformer_v2 import RoFormerV2Config
 from tianwen.optim.lion import Lion
 from tianwen.optim.param_groups import param_groups_for
-from tianwen.optim.schedule import piecewise_linear
 from tianwen.optim.tiger import Tiger
-from tianwen.text import Tokenizer
-from tianwen.training import FitSettings, fit
-
-Make = Callable[[nn.Module, float], torch.optim.Optimizer]
 
 
 class AdaptedAdam(torch.optim.Optimizer):
@@ -80,69 +75,59 @@ OPTIMISERS: dict[str, tuple[Make, tuple[float, ...]]] = {
 }
 
 
-class Training:
-    """One task: the data, and what a training with an optimiser reaches."""
-
-    def __init__(self, questions: list[Question], held_out: list[Question], steps: int) -> None:
-        self.steps = steps
-        texts = [text for q in questions for text in (q.text, q.subject, q.predicate, q.sense)]
-        self.tokenizer = Tokenizer.train(texts, size=5000)
-        plain = MixtureSettings(batch=32, prior=0.0, synthetic=0.0)
-        self.data = Mixture(questions, self.tokenizer, plain)
-        still = MixtureSettings(batch=64, prior=0.0, synthetic=0.0, swap=0.0)
-        self.held_out = [Mixture(held_out, self.tokenizer, still).batch(i, 0, 1) for i in range(4)]
-
-    def loss(self, make: Make, rate: float, seed: int) -> float:
-        """Held-out loss after the steps."""
-        torch.manual_seed(seed)
-        shape = RoFormerV2Config(vocabulary=self.tokenizer.size, layers=2, width=128, heads=2, attention_dropout=0.0)
-        model = AskModel(AskConfig(shape))
-        with tempfile.TemporaryDirectory() as folder:
-            fit(
-                model,
-                ask_loss,
-                self.data,
-                optimiser=make(model, rate),
-                schedule=piecewise_linear({0: 0.0, self.steps // 10: 1.0, self.steps: 0.02}),
-                settings=FitSettings(steps=self.steps, seed=seed, checkpoint_every=self.steps, quiet=True),
-                folder=folder,
-            )
-        model.eval()
-        with torch.no_grad():
-            return statistics.mean(float(ask_loss(model, batch)[0]) for batch in self.held_out if batch)
-
-
-def run(questions: list[str], held_out: list[str], *, steps: int = 120, seeds: int = 3) -> dict[str, Any]:
-    """Every number by name."""
-    began = time.perf_counter()
-    training = Training(read_questions(questions), read_questions(held_out), steps)
+def compared(task: Task, seeds: int) -> dict[str, Any]:
+    """Every optimiser on one task: its best rate with the first seed, then the other seeds."""
     numbers: dict[str, Any] = {}
     for name, (make, rates) in OPTIMISERS.items():
-        tried = {rate: training.loss(make, rate, 0) for rate in rates}
-        best = min(tried, key=lambda rate: tried[rate])
-        losses = [tried[best], *(training.loss(make, best, seed) for seed in range(1, seeds))]
+        began = time.process_time()
+        tried = {rate: task.trained(make, rate, 0) for rate in rates}
+        best = widened(tried, lambda rate: task.trained(make, rate, 0))  # noqa: B023 - called at once
+        losses = [tried[best], *(task.trained(make, best, seed) for seed in range(1, seeds))]
         numbers[name] = round(statistics.mean(losses), 4)
         numbers[f"{name}_spread"] = round(max(losses) - min(losses), 4)
         numbers[f"{name}_best_rate"] = best
-        numbers[f"{name}_rates"] = {f"{rate:g}": round(loss, 4) for rate, loss in tried.items()}
-    seconds = round(time.perf_counter() - began, 1)
-    return numbers | {"steps": steps, "seeds": seeds, "seconds": seconds, "torch": torch.__version__}
+        numbers[f"{name}_rates"] = {f"{rate:g}": round(loss, 4) for rate, loss in sorted(tried.items())}
+        numbers[f"{name}_seconds"] = round((time.process_time() - began) / (len(tried) + seeds - 1), 1)
+        print(task.name, name, numbers[name], best, file=sys.stderr, flush=True)
+    return numbers | {"steps": task.steps}
+
+
+def widened(tried: dict[float, float], loss: Callable[[float], float]) -> float:
+    """The best rate; as long as it is the least or greatest tried, one beyond is tried too (at most three more)."""
+    for _ in range(3):
+        best = min(tried, key=lambda rate: tried[rate] if math.isfinite(tried[rate]) else math.inf)
+        if min(tried) < best < max(tried):
+            break
+        beyond = best / 2 if best == min(tried) else best * 2
+        tried[beyond] = loss(beyond)
+    return min(tried, key=lambda rate: tried[rate] if math.isfinite(tried[rate]) else math.inf)
+
+
+def tasks(given: argparse.Namespace) -> Iterator[Task]:
+    """Those whose data are given."""
+    if given.questions:
+        yield asker(given.questions[0], given.questions[1], given.steps or 150)
+    if given.text:
+        yield language_model(given.text, given.steps or 200)
+    if given.labelled:
+        yield extractor(given.labelled[0], given.labelled[1], given.steps or 200)
+    if given.fashion_mnist:
+        yield pictures(given.fashion_mnist, given.steps or 250)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--questions", nargs="+", required=True)
-    parser.add_argument("--held-out", nargs="+", required=True)
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--questions", nargs=2, type=Path, metavar=("TRAIN", "HELD_OUT"))
+    parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8, or xz of it")
+    parser.add_argument("--labelled", nargs=2, type=Path, metavar=("TRAIN", "HELD_OUT"))
+    parser.add_argument("--fashion-mnist", type=Path, metavar="FOLDER")
+    parser.add_argument("--steps", type=int, help="of every training; 150 to 250 unless told")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    numbers = run(options.questions, options.held_out, steps=options.steps, seeds=options.seeds)
-    if options.json:
-        print(json.dumps(numbers))
-        return
-    for key, value in numbers.items():
-        print(f"{key:28} {value}")
+    parser.add_argument("--json", action="store_true", help="it prints JSON anyway, a line a task")
+    given = parser.parse_args()
+    for task in tasks(given):
+        numbers = compared(task, given.seeds)
+        print(json.dumps({"task": task.name, **numbers, "seeds": given.seeds, "torch": torch.__version__}), flush=True)
 
 
 if __name__ == "__main__":

@@ -292,7 +292,7 @@ def test_ctrl_c_ends_with_130_and_a_sentence():
     process = start("sleepy")
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "stopped by Ctrl-C" in err
     assert "Traceback" not in err
@@ -303,7 +303,7 @@ def test_a_reader_that_goes_away_is_no_error_to_show():
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == ""
-    assert process.wait(timeout=20) == 141
+    assert process.wait(timeout=120) == 141
     process.stderr.close()
 
 

@@ -43,7 +43,7 @@ def test_the_command_writes_a_folder_per_character(tmp_path):
         pytest.skip("there are no fonts on this machine")
     out = tmp_path / "glyphs"
     command = [sys.executable, "-m", "tianwen.diffusion.glyphs", *fonts, "--out", out, "--each", "2", "--side", "16"]
-    done = subprocess.run([*command, "--characters", "17"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, "--characters", "17"], capture_output=True, text=True, timeout=300)
     assert "4 pictures of 2 characters from 1 fonts" in done.stdout, done.stderr
     assert sorted(path.parent.name for path in out.glob("*/*.png")) == ["1", "1", "7", "7"]
 

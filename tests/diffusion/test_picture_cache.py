@@ -167,7 +167,7 @@ def test_a_writer_that_is_killed_and_two_at_once(tmp_path):
     paint(tmp_path / "p", {f"{i:02}.png": i for i in range(40)})
     whole = open_pictures(tmp_path / "p", tmp_path / "other", SHAPE).digest
     command = [sys.executable, "-c", WRITERS, tmp_path / "p", tmp_path / "cache"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert not done.stderr
     assert sorted(done.stdout.splitlines()) == [
         f"done {whole} 0",  # the second waits and reads nothing

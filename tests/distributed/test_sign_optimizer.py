@@ -18,7 +18,7 @@ def test_two_processes_step_as_one_does(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two = subprocess.Popen([*torchrun, str(SCRIPT), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True)
     script = runpy.run_path(str(SCRIPT))
-    said = two.communicate(timeout=240)[1]
+    said = two.communicate(timeout=600)[1]
     assert two.returncode == 0, said
     for rank in (0, 1):
         found = torch.load(tmp_path / f"end-{rank}.pt", weights_only=True)

@@ -26,6 +26,6 @@ EXAMPLES = [pytest.param(path, id=path.stem, marks=marks(path)) for path in sort
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_the_example_runs(example, tmp_path):
-    done = subprocess.run([sys.executable, example], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, example], cwd=tmp_path, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     assert done.stdout

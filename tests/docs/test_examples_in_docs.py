@@ -30,7 +30,7 @@ def run_console(text: str, folder: Path) -> None:
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=1200,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PATH": path, "COLUMNS": "100"},
         )
