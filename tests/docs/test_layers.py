@@ -17,6 +17,7 @@ LAYERS = [
     {"recurrent", "diffusion"},
     {"backbone"},
     {"extract", "ask", "write"},
+    {"pretrain"},
     {"scale"},
     {"web", "cli", "terminal", "demonstration", "__main__"},
 ]

@@ -8,7 +8,8 @@ Notation
 
 Sequences are sorted by length, so equal lengths stand together and each run is one attention call on a plain view
 [c, h, t, s]: no copies, no mask, no work on padding. On a CPU this beat a block-diagonal mask 4 to 14 times, padding
-inside attention up to 4 times and nested tensors 4 to 10 times (docs/posts/8998.md).
+inside attention up to 4 times and nested tensors 4 to 10 times (docs/posts/8998.md). On a GPU, where a call costs more
+than its arithmetic, one kernel takes all sequences (`ragged.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tianwen.backbone.masks import Rule, unilm_mask
+from tianwen.backbone.ragged import attend_ragged
 from tianwen.errors import InputError
 
 
@@ -46,6 +48,11 @@ class Runs:
     rule: Rule = "encoder"
     masks: tuple[Tensor, ...] = ()  # bool [c, 1, t, t], one a run, for UniLM only
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Length of each sequence, in pack order."""
+        return tuple(length for count, length in self.shapes for _ in range(count))
+
     def attend(
         self,
         query: Float[Tensor, " 1 heads tokens size"],
@@ -55,6 +62,8 @@ class Runs:
         dropout: float = 0.0,
     ) -> Float[Tensor, " 1 heads tokens size"]:
         """Scaled dot-product attention inside each sequence of the pack."""
+        if query.is_cuda and self.rule == "encoder" and len(self.shapes) > 1:
+            return attend_ragged(query, key, value, self.lengths, dropout=dropout)
         mixed, start = [], 0
         for index, (count, length) in enumerate(self.shapes):
             q, k, v = (_run(x, start, count, length) for x in (query, key, value))  # [c, h, t, s]
@@ -85,7 +94,7 @@ class Pack:
     @property
     def lengths(self) -> list[int]:
         """Length of each sequence, in pack order."""
-        return [length for count, length in self.runs.shapes for _ in range(count)]
+        return list(self.runs.lengths)
 
     @property
     def starts(self) -> Int[Tensor, " sequences"]:

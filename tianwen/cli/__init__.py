@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import sys
 
-from tianwen.cli import asking, bench, draw, extracting, extracting_train, health, knowledge_base, language
+from tianwen.cli import (
+    asking,
+    bench,
+    draw,
+    extracting,
+    extracting_train,
+    health,
+    knowledge_base,
+    language,
+    pretraining,
+)
 from tianwen.cli.commands import app
 
 __all__ = [
@@ -22,6 +32,7 @@ __all__ = [
     "knowledge_base",
     "language",
     "main",
+    "pretraining",
 ]
 
 

@@ -22,6 +22,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from tianwen.errors import InputError
+
 BUCKET_BYTES = 32 << 20
 
 
@@ -88,6 +90,21 @@ def local_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return torch.device("cpu")
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """The device of this name, or `local_device` for None. Raises InputError for one that is not there."""
+    if name is None or (name == "cuda" and torch.cuda.is_available()):
+        return local_device()
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = "cpu, cuda" if torch.cuda.is_available() else "cpu (no GPU is seen by this PyTorch)"
+        raise InputError(
+            f"The device {name!r} cannot be used: {str(error).splitlines()[0]}. There is: {there}."
+        ) from None
+    return device
 
 
 @contextmanager

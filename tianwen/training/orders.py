@@ -123,6 +123,11 @@ class Packs:
         object.__setattr__(self, "_first", [0])
         object.__setattr__(self, "_latest", {})
 
+    @property
+    def batches(self) -> int:
+        """Number of batches in the first epoch."""
+        return len(self._cuts(0)) - 1
+
     def members(self, index: int) -> np.ndarray:
         """See Order."""
         while self._first[-1] <= index:
