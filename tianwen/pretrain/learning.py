@@ -178,7 +178,7 @@ def seconds_per_step(
                 loss.backward()
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            float(loss)  # waits for a GPU
+            float(loss.detach())  # waits for a GPU
             times.append(time.perf_counter() - begin)
     late = sorted(times[len(times) // 2 :])
     return late[len(late) // 2]

@@ -57,7 +57,8 @@ def read_lines(file: str | Path, counts: Counts) -> Iterator[str]:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def _unpacked(raw: IO[bytes], suffix: str) -> IO[bytes]:
+def _unpacked(raw: IO[bytes], suffix: str) -> Any:
+    """The stream of the unpacked bytes, for a `with`."""
     return OPENERS[suffix](raw, "rb") if suffix in OPENERS else raw
 
 

@@ -22,43 +22,15 @@ import numpy as np
 
 from tianwen.errors import InputError
 from tianwen.pretrain.corpus import FORMAT, Corpus, Source, is_made_from, open_corpus, remove_corpus, request_for
+from tianwen.pretrain.encoding import Block, Encode, begin_worker, encode_in_worker
 from tianwen.pretrain.lines import Counts, read_lines
-from tianwen.pretrain.words import Cut, Words, word_cutter, word_starts
+from tianwen.pretrain.words import Words
 from tianwen.text import Tokenizer
 from tianwen.training.atomic import new_folder
-from tianwen.vocabulary import CONTINUES
 
 LINES_AT_ONCE = 512
 Report = Callable[..., None]
 """report(done, total, what): bytes of the files read so far."""
-
-Block = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""ids [n], starts bool [n] and lengths int64 [passages] of some passages, their [SEP] counted."""
-
-
-class Encode:
-    """Passages to ids and word starts; one to a process."""
-
-    def __init__(self, tokenizer: Tokenizer, words: Words) -> None:
-        self.tokenizer = tokenizer
-        self.words: Words = words
-        self.kind = np.uint16 if tokenizer.size <= 1 << 16 else np.uint32
-        self.continues = np.array([p.startswith(CONTINUES) and len(p) > len(CONTINUES) for p in tokenizer.pieces])
-        self.cut: Cut | None = word_cutter(words)
-
-    def __call__(self, texts: Sequence[str]) -> Block:
-        """The block of these texts; those without a token are left out."""
-        ids, starts, lengths = [], [], []
-        end, first = np.array([self.tokenizer.sep_id], self.kind), np.ones(1, bool)
-        for text in texts:
-            encoded = self.tokenizer.encode(text)
-            if len(encoded):
-                ids += [encoded.ids.astype(self.kind), end]
-                starts += [word_starts(text, encoded.offsets, self.continues[encoded.ids], self.cut), first]
-                lengths.append(len(encoded) + 1)
-        if not lengths:
-            return np.zeros(0, self.kind), np.zeros(0, bool), np.zeros(0, np.int64)
-        return np.concatenate(ids), np.concatenate(starts), np.array(lengths, np.int64)
 
 
 def corpus_of(
@@ -166,7 +138,7 @@ class _Blocks:
         if self.workers > 1:
             # Not by fork: threads of PyTorch may hold locks that a copy of the process would wait for.
             context = multiprocessing.get_context("spawn")
-            begin = partial(_begin, self.encode.tokenizer, self.encode.words)
+            begin = partial(begin_worker, self.encode.tokenizer, self.encode.words)
             self.pool = ProcessPoolExecutor(self.workers, context, initializer=begin)
         return self
 
@@ -183,20 +155,8 @@ class _Blocks:
             return
         waiting: deque[Future[Block]] = deque()
         for batch in batches:
-            waiting.append(self.pool.submit(_encode, batch))
+            waiting.append(self.pool.submit(encode_in_worker, batch))
             if len(waiting) > 4 * self.workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-_encoders: list[Encode] = []
-"""The one of this worker process."""
-
-
-def _begin(tokenizer: Tokenizer, words: Words) -> None:
-    _encoders.append(Encode(tokenizer, words))
-
-
-def _encode(texts: list[str]) -> Block:
-    return _encoders[0](texts)
