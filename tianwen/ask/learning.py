@@ -15,6 +15,7 @@ import torch
 
 from tianwen.ask.asker import Asker
 from tianwen.ask.cold_start import ColdStart
+from tianwen.ask.from_encoder import asker_from_encoder
 from tianwen.ask.mixture import Mixture, MixtureSettings, ask_loss
 from tianwen.ask.model_files import AskerSettings
 from tianwen.ask.paraphrases import read_paraphrases
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainAskSettings:
-    """How to train an asker. `learning_rate` None: 1e-3 from scratch, 2e-4 from a trained model.
+    """How to train an asker. `learning_rate` None: 1e-3 from scratch, 5e-4 from an encoder, 2e-4 from a trained model.
 
     `synthetic` is the share of made-up questions (`english`: of these, in English), `prior` that of bare subjects;
     `layers`, `width` and `vocabulary` shape a model from scratch; `storage` is how its weights are saved.
@@ -64,15 +65,20 @@ def train_ask(
     kb: KnowledgeBase | None = None,
     start: str | Path | None = None,
     scratch: bool = False,
+    encoder: str | Path | None = None,
     settings: TrainAskSettings | None = None,
     **fit_options: Any,
 ) -> Asker:
     """Train and save an asker in the folder `out` (its run, for resuming, in `out`/run); returns it.
 
     `questions`: files of questions with paths; may be empty if `kb` is given, whose facts then are asked for by
-    patterns and paraphrases. `start`: the model to go on from (default: the bundled one), unless `scratch`.
-    `fit_options` go to `FitSettings`. Raises InputError for unreadable files or nothing to learn from.
+    patterns and paraphrases. `start`: the model to go on from (default: the bundled one), unless `scratch` or
+    `encoder`: a pretrained encoder (`tianwen train encoder`) whose weights and vocabulary a new asker begins with.
+    `fit_options` go to `FitSettings`. Raises InputError for unreadable files, nothing to learn from, or two beginnings;
+    ModelError where `encoder` is none.
     """
+    if (start is not None) + scratch + (encoder is not None) > 1:
+        raise InputError("Training begins from one thing: a trained model, an encoder, or nothing (scratch).")
     how = settings or TrainAskSettings()
     read = [q for q in read_questions(questions) if q.text.strip() and q.subject.strip() and q.predicate.strip()]
     names, predicates, only_own = _material(read, kb)
@@ -81,9 +87,13 @@ def train_ask(
         if how.synthetic or not read
         else None
     )
-    asker = _from_scratch(read, names, predicates, how) if scratch else Asker.load(start)
+    if encoder is not None:
+        asker = asker_from_encoder(encoder, copying=how.copying, seed=how.seed)
+    else:
+        asker = _from_scratch(read, names, predicates, how) if scratch else Asker.load(start)
     mixture = Mixture(read, asker.tokenizer, _mixture_settings(how), invent=invent)
-    rate = how.learning_rate if how.learning_rate is not None else (1e-3 if scratch else 2e-4)
+    usual = 1e-3 if scratch else 2e-4 if encoder is None else 5e-4
+    rate = how.learning_rate if how.learning_rate is not None else usual
     optimiser = torch.optim.AdamW(asker.model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     warmup = min(200, max(1, how.steps // 10))
     fit(

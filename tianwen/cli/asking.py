@@ -9,7 +9,7 @@ import sys
 from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -99,7 +99,8 @@ def train_ask(
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How long to train.")] = 600,
     batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Questions in a step.")] = 64,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", metavar="X", help="1e-3 with --scratch, else 2e-4.")
+        float | None,
+        typer.Option("--learning-rate", metavar="X", help="1e-3 with --scratch, 5e-4 with --encoder, else 2e-4."),
     ] = None,
     synthetic: Annotated[
         float,
@@ -109,6 +110,9 @@ def train_ask(
         float, typer.Option("--english", metavar="P", min=0.0, max=1.0, help="Share of these that are in English.")
     ] = 0.3,
     scratch: Annotated[bool, typer.Option("--scratch", help="Start from nothing instead of a trained model.")] = False,
+    encoder: Annotated[
+        Path | None, typer.Option("--encoder", metavar="DIR", help="Start from a pretrained one; see: train encoder")
+    ] = None,
     layers: Annotated[int, typer.Option("--layers", metavar="N", min=1, help="With --scratch.")] = 4,
     width: Annotated[int, typer.Option("--width", metavar="N", min=2, help="With --scratch.")] = 256,
     storage: Annotated[
@@ -125,6 +129,8 @@ def train_ask(
     """
     if not questions and kb is None:
         raise typer.BadParameter("Give --questions FILE, --kb DIR, or both.")
+    if (model is not None) + scratch + (encoder is not None) > 1:
+        raise typer.BadParameter("Training begins from one of --model, --encoder and --scratch.")
     from tianwen.ask import learning
 
     how = learning.TrainAskSettings(
@@ -139,7 +145,8 @@ def train_ask(
         seed=seed,
     )
     with nullcontext() if kb is None else open_kb(kb) as base:
-        learning.train_ask(questions or [], out, kb=base, start=model, scratch=scratch, settings=how, quiet=quiet)
+        begin: dict[str, Any] = {"start": model, "scratch": scratch, "encoder": encoder}
+        learning.train_ask(questions or [], out, kb=base, settings=how, quiet=quiet, **begin)
     say(f"The model is in {out}. Ask with it: tianwen ask --model {out} ...", {"model": str(out)}, as_json=as_json)
 
 

@@ -55,6 +55,9 @@ def train_extract(
     model: Annotated[
         Path | None, typer.Option("--model", metavar="PATH", help="Go on from this extractor's or asker's encoder.")
     ] = None,
+    encoder: Annotated[
+        Path | None, typer.Option("--encoder", metavar="DIR", help="Start from a pretrained one; see: train encoder")
+    ] = None,
     mixer: Annotated[
         Mixer, typer.Option("--mixer", help="What carries words to each other, from scratch.")
     ] = Mixer.lru,
@@ -103,6 +106,8 @@ def train_extract(
     """
     if out is None and not check:
         raise typer.BadParameter("Give --out DIR, or --check to look at the data only.")
+    if model is not None and encoder is not None:
+        raise typer.BadParameter("Training begins from one of --model and --encoder.")
     from tianwen.extract import learning
     from tianwen.extract.schema import Schema
 
@@ -137,7 +142,7 @@ def train_extract(
         precision="bf16" if bf16 else "fp32",
         seed=seed,
     )
-    _, numbers = learning.train_extract(texts, out, settings=how, start=model, quiet=quiet)
+    _, numbers = learning.train_extract(texts, out, settings=how, start=encoder or model, quiet=quiet)
     if numbers["left_out"] and not quiet:
         print(f"tianwen: not labelled: {learning.told(numbers['left_out'])}.", file=sys.stderr)
     say(f"{table(numbers)}\nUse it: tianwen extract --model {out} ...", numbers, as_json=as_json)

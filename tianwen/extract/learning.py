@@ -122,7 +122,8 @@ def train_extract(
     """Train and save an extractor in the folder `out` (its run, for resuming, in `out`/run); gives it and its numbers.
 
     With development texts they are scored after each epoch, the best weights are kept, and the scores of each label are
-    written to `out`/scores.json. `start`: a model whose encoder and tokenizer to go on from (an extractor, an asker).
+    written to `out`/scores.json. `start`: a model whose encoder and tokenizer to go on from (an encoder, an extractor,
+    an asker).
     `fit_options` go to `FitSettings`. Raises InputError if there is nothing to learn.
     """
     how = settings or TrainExtractSettings()

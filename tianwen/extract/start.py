@@ -1,19 +1,21 @@
-"""Where training may begin: the encoder and tokenizer of a trained extractor or asker.
+"""Where training may begin: a pretrained encoder, or that of a trained extractor or asker, with its tokenizer.
 
-Posts: 8888, 8802 (the asker)
+Posts: 8888, 8802 (the asker), 8998 (the pretrained encoder)
 
 An asker reads its question with a RoFormerV2 to which the embeddings of the two tokens BEFORE each are added; here two
-on either side are. What it knows of the tokens behind is nothing, and these weights begin at 0.
+on either side are. What it knows of the tokens behind is nothing, and these weights begin at 0. A pretrained encoder
+knows nothing of neighbours: all of these weights begin at 0.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from tianwen.backbone import encoder_folder
 from tianwen.backbone.roformer_v2 import RoFormerV2Config
 from tianwen.errors import ModelError
 from tianwen.extract.encoder import BackboneConfig
@@ -49,7 +51,9 @@ class Start:
 
 
 def read_start(folder: Path) -> Start:
-    """The encoder in a model's folder. Raises ModelError where it is neither an extractor's nor an asker's."""
+    """The encoder in a model's folder. Raises ModelError where there is none, or it is of another architecture."""
+    if (folder / "vocab.txt").is_file():  # published weights
+        return from_encoder(folder)
     weights = load_weights(folder / "model.safetensors")
     metadata = weights.metadata
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
@@ -68,7 +72,19 @@ def read_start(folder: Path) -> Start:
             nothing = torch.zeros_like(before)
             own["neighbours.weight"] = torch.cat([behind, before, nothing, nothing], dim=1)
             return Start(shape, REACH, own, tokenizer, {})
+        case encoder_folder.ARCHITECTURE:
+            return from_encoder(folder)
         case other:
             raise ModelError(
-                f"{folder} holds {other or 'another model'!r}; training goes on from an extractor or an asker."
+                f"{folder} holds {other or 'another model'!r}; training goes on from an encoder, an extractor or an "
+                "asker."
             )
+
+
+def from_encoder(folder: Path) -> Start:
+    """A pretrained encoder. Raises ModelError where `folder` holds something else."""
+    encoder = encoder_folder.load_encoder(folder)
+    shape = replace(encoder.backbone.config, attention_dropout=0.0)  # keeps attention in one kernel
+    own = {f"backbone.{name}": tensor for name, tensor in encoder.backbone.state_dict().items()}
+    own["neighbours.weight"] = torch.zeros(shape.width, 2 * REACH * shape.width)
+    return Start(shape, REACH, own, encoder.tokenizer, {})
