@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tianwen.ask.held_scores import NEARBY
 from tianwen.ask.huggingface import CatalogueLogitsProcessor
 from tianwen.ask.score_buffers import NOWHERE
+from tianwen.ask.segmented import SegmentedTrie
 from tianwen.errors import InputError
 
-from .agreement import catalogue, fact_tables, fielded, sequences
+from .agreement import catalogue, catalogues, fact_tables, fielded, segmented, sequences
 
 PAD, EOS, VOCABULARY = 6, 7, 2**18
 TYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -46,6 +47,7 @@ def searched(trie, rng, *, steps, rows, kind):
         ids = longer[torch.from_numpy(rng.integers(0, rows, rows))] if rng.random() < 0.5 else longer
         if rng.random() < 0.2:
             ids = torch.cat([ids, ids], dim=1)[:, : ids.shape[1]]  # rows that do not lie end to end, as in beam search
+    assert held._held is not None
     assert not np.array_equal(held._held._last, NOWHERE)
 
 
@@ -59,6 +61,24 @@ def test_searches_of_a_catalogue(keys, seed, kind):
 @given(fact_tables.filter(bool), st.integers(0, 2**32 - 1))
 def test_searches_of_facts(facts, seed):
     searched(fielded(facts)[0], np.random.default_rng(seed), steps=9, rows=3, kind=torch.float32)
+
+
+@settings(deadline=None, max_examples=15)
+@pytest.mark.parametrize(("build", "keys"), [(catalogue, catalogues), (fielded, fact_tables)])
+@given(data=st.data())
+def test_searches_of_several_segments_with_deleted_rows(build, keys, data):
+    parts = data.draw(st.lists(keys, min_size=1, max_size=3))
+    trie, oracle = segmented(build, parts, data.draw(st.sets(st.integers(0, 4), max_size=4)))
+    if oracle.keys:
+        searched(trie, np.random.default_rng(data.draw(st.integers(0, 99))), steps=8, rows=3, kind=torch.float32)
+
+
+def test_trees_of_two_kinds_are_left_to_the_lists():
+    union = SegmentedTrie([catalogue([(4, 5)])[0], fielded([((4,), (5,), (9,))])[0]])
+    plug = CatalogueLogitsProcessor(union, prompt_len=1, eos_token_id=EOS, pad_token_id=PAD)
+    assert plug._held is None
+    out = plug(torch.tensor([[1, 4]]), torch.randn(1, 20))
+    assert torch.isfinite(out[0]).nonzero()[:, 0].tolist() == [3, 5]
 
 
 def test_a_row_without_its_past_is_read_from_the_root():

@@ -76,6 +76,20 @@ def test_one_list_for_all_rows(columns):
     assert torch.equal(only(buffers, scores, [9, 50, 100]), expected(scores, [9, 50, 100]))
 
 
+@pytest.mark.parametrize("spoil", [False, True])
+def test_whole_rows_of_other_columns_leave_nothing_behind(spoil):
+    buffers, rng = ScoreBuffers(), np.random.default_rng(0)
+    for low, high in ((5, 20), (8, 12), (3, 9), (0, 40), (30, 40), (30, 40)):
+        scores, token = torch.randn(3, 40), np.arange(low, high, dtype=np.int32)
+        token = np.sort(rng.choice(token, 4, replace=False)).astype(np.int32)
+        masked = buffers.only(scores, np.array([0, 4]), token, np.zeros(1, bool))
+        assert torch.equal(masked, expected(scores, [40 * row + int(column) for row in range(3) for column in token]))
+        if spoil:
+            masked += 1
+        del masked
+    assert len(buffers._kept) == 1
+
+
 @pytest.mark.parametrize("dtype", list(MINUS_INFINITY))
 @pytest.mark.parametrize("shared", [False, True])
 def test_kernels_and_torch_write_the_same(dtype, shared, monkeypatch):

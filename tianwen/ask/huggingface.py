@@ -28,6 +28,8 @@ from tianwen.ask.fielded import FieldedTrie
 from tianwen.ask.held_scores import NEARBY, HeldScores
 from tianwen.ask.ragged import filling_kernel, pointers
 from tianwen.ask.score_buffers import ScoreBuffers
+from tianwen.ask.segment_table import SegmentTable, as_fact_tree
+from tianwen.ask.segmented import SegmentedTrie
 from tianwen.ask.trie import CatalogueTrie, Constraint, RowPointers, State
 from tianwen.errors import InputError
 
@@ -179,10 +181,12 @@ class CatalogueLogitsProcessor:
     def _prepare(self) -> None:
         """What a copy in another process has to make anew."""
         self._buffers, self._lock, self._held = ScoreBuffers(), threading.Lock(), None
-        if isinstance(self.reader.constraint, CatalogueTrie | FieldedTrie):
-            reader, pad = self.reader, self.pad_token_id
-            tree = self.reader.constraint.tree
-            self._held = HeldScores(tree, self._buffers, prompt_len=reader.prompt_len, ends=reader.ends, pad=pad)
+        constraint = self.reader.constraint
+        segments = _segments(constraint)
+        if segments is not None:
+            at_root = constraint.allowed(constraint.root(1))[1]
+            marks = self.reader.prompt_len, self.pad_token_id, self.reader.ends
+            self._held = HeldScores(segments, at_root, self._buffers, marks=marks)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_buffers", "_lock", "_held")}
@@ -269,6 +273,16 @@ def tokenized_catalogue(
             raise InputError(f"The entry {text!r} {what}. Leave it out, or write it in another way.")
     flat = np.fromiter((token for tokens in ids for token in tokens), np.int64)
     return CatalogueTrie.build(pointers(np.array([len(tokens) for tokens in ids])), flat, end_id=end)
+
+
+def _segments(constraint: Constraint) -> SegmentTable | None:
+    """The trees of a constraint that consists of trees of one kind."""
+    if isinstance(constraint, CatalogueTrie | FieldedTrie):
+        return SegmentTable([as_fact_tree(constraint.tree)])
+    if isinstance(constraint, SegmentedTrie):
+        segments = constraint.segments
+        return segments if segments.are_catalogues or segments.are_facts else None
+    return None
 
 
 def _table(state: State) -> Int64[np.ndarray, " n parts"]:

@@ -5,53 +5,50 @@ Post: 8802 (which rebuilds the whole tree for every change).
 A token is legal if it is legal in some segment and at least one key below it, in that segment, is not deleted.
 
 Notation: k segments, n rows of a batch, m children or completions of all rows together.
-A state is the segments' states side by side, [n, parts of all segments]; a segment that cannot follow is -1 there.
+A state is the segments' states side by side, [n, 2 k]: (where, what) in each, see `field_rows`; a segment that cannot
+follow is -1 there, and so is one in which everything below is deleted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int8, Int32, Int64, Integer
 
-from tianwen.ask.level_order import NONE, Completions, count_live
-from tianwen.ask.ragged import filling_kernel, kernel, pointers, slots
-from tianwen.ask.root_children import Children, RootChildren
-from tianwen.ask.root_children import own as writable
-from tianwen.ask.trie import Constraint, RowPointers, State
+from tianwen.ask import union_steps
+from tianwen.ask.dead_rows import Dead
+from tianwen.ask.fielded import FieldedTrie
+from tianwen.ask.level_order import NONE, Completions
+from tianwen.ask.ragged import kernel, pointers, slots
+from tianwen.ask.root_children import Children, RootChildren, own
+from tianwen.ask.segment_table import SegmentTable, as_fact_tree
+from tianwen.ask.trie import CatalogueTrie, RowPointers, State, as_reading
 from tianwen.errors import InputError
 
+Segment = CatalogueTrie | FieldedTrie
 
-class Segment(Constraint, Protocol):
-    """What a part of the union must offer beyond the interface."""
-
-    def __len__(self) -> int: ...
-
-    def completions(self, state: State, *, limit: int, dead: Int64[np.ndarray, " d"] = NONE) -> Completions: ...
+FEW = 4096
+"""Children of all rows together that there is room for at once."""
 
 
 class _Part(NamedTuple):
-    """A segment, its columns of the state, and its deleted rows."""
+    """A segment, its first column of the state, and its deleted rows."""
 
     trie: Segment
-    columns: slice
-    flat: bool  # whether its own states are [n] rather than [n, parts]
+    column: int
     dead: Int64[np.ndarray, " d"]
 
     def view(self, state: State) -> State:
         """This segment's own states."""
-        own = np.ascontiguousarray(state[:, self.columns])
-        return own[:, 0] if self.flat else own
+        if isinstance(self.trie, CatalogueTrie):
+            return np.ascontiguousarray(state[:, self.column])
+        return np.ascontiguousarray(state[:, self.column : self.column + 2])
 
     def spread(self, own: State) -> State:
-        """The segment's own states as columns, [n, parts]."""
-        return own.reshape(len(own), self.columns.stop - self.columns.start)
-
-    def alive(self, own: State) -> Bool[np.ndarray, " n"]:
-        """Whether a key that is not deleted lies below each of the segment's own states."""
-        return count_live(*self.trie.rows(own), self.dead) > 0
+        """The segment's own states as its two columns."""
+        return np.stack([own, np.minimum(own, 0)], axis=1) if own.ndim == 1 else own
 
 
 class SegmentedTrie:
@@ -75,68 +72,76 @@ class SegmentedTrie:
         self._set_up(segments, dead)
 
     @classmethod
-    def without(cls, segments: Sequence[Segment], dead: Sequence[Int64[np.ndarray, " d"]]) -> SegmentedTrie:
+    def without(cls, segments: Sequence[Segment], dead: Sequence[Dead | Int64[np.ndarray, " d"]]) -> SegmentedTrie:
         """The union without the key rows dead[i] (ascending, distinct) of segment i; costs nothing per live row."""
         if len(dead) != len(segments):
             raise InputError(f"One array of deleted rows for each of the {len(segments)} segments, not {len(dead)}.")
         union = cls.__new__(cls)
-        union._set_up(segments, [np.asarray(rows, np.int64) for rows in dead])
+        union._set_up(segments, dead)
         return union
 
-    def _set_up(self, segments: Sequence[Segment], dead: Sequence[Int64[np.ndarray, " d"]]) -> None:
+    def _set_up(self, segments: Sequence[Segment], dead: Sequence[Dead | Int64[np.ndarray, " d"]]) -> None:
         if len({trie.end_id for trie in segments}) != 1:
             raise InputError(
                 "A union needs at least one segment, and all of them built with the same tokenizer; "
                 f"the END tokens given are {[trie.end_id for trie in segments]}."
             )
         self.end_id = segments[0].end_id
-        self._parts: list[_Part] = []
-        start = 0
-        for trie, rows in zip(segments, dead, strict=True):
-            root = trie.root(1)
-            width = 1 if root.ndim == 1 else root.shape[1]
-            self._parts.append(_Part(trie, slice(start, start + width), root.ndim == 1, rows))
-            start += width
-        self._root_row = np.concatenate([part.trie.root(1).reshape(-1) for part in self._parts])
+        trees = [as_fact_tree(trie.tree) for trie in segments]
+        gone = [
+            rows if isinstance(rows, Dead) else Dead.of(tree, np.asarray(rows, np.int64))
+            for tree, rows in zip(trees, dead, strict=True)
+        ]
+        self.segments = SegmentTable(trees, gone)
+        self._parts = [
+            _Part(trie, 2 * number, of_it.row.number)
+            for number, (trie, of_it) in enumerate(zip(segments, gone, strict=True))
+        ]
         self._at_root = RootChildren(self._root_children)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The table of addresses is made anew in another process."""
+        return SegmentedTrie.without, ([part.trie for part in self._parts], [part.dead for part in self._parts])
+
     def root(self, n: int) -> State:
-        return np.tile(self._root_row, (n, 1))
+        return np.zeros((n, 2 * len(self._parts)), np.int64)
 
     def allowed(self, state: State) -> tuple[RowPointers, Int32[np.ndarray, " m"], State]:
-        if len(state) == 0 or (state != self._root_row).any():
-            return self._allowed(state)
-        return self._at_root.of(state)
+        return self._allowed(state) if state.any() else self._at_root.of(state)
+
+    def _own(self, state: State) -> State:
+        """The states as the kernels take them. Raises InputError for states of something else."""
+        if state.ndim != 2 or state.shape[1] != 2 * len(self._parts):
+            raise InputError(
+                f"States of this union are [n, {2 * len(self._parts)}], not {list(state.shape)}: they are no other "
+                "tree's. Begin at root(n) of the same snapshot."
+            )
+        return own(state)
 
     def _root_children(self, state: State) -> Children:
         _, token, after = self._allowed(state[:1])
         return pointers(np.full(len(state), len(token))), np.tile(token, len(state)), np.tile(after, (len(state), 1))
 
     def _allowed(self, state: State) -> Children:
-        children = self._own_children(self._parts[0], state)
-        for part in self._parts[1:]:
-            children = merge_children(children, self._own_children(part, state))
-        return children
-
-    def _own_children(self, part: _Part, state: State) -> Children:
-        """The children in one segment that lead to a live key."""
-        row_ptr, token, after = part.trie.allowed(part.view(state))
-        children = writable(row_ptr), writable(token), writable(part.spread(after))
-        return keep_live(children, part.trie.rows(after), part.dead) if len(part.dead) else children
+        state, table = self._own(state), self.segments.table
+        row_ptr, room = np.empty(len(state) + 1, np.int64), FEW
+        cursor = np.empty((len(table), union_steps.COLUMNS), np.int64)
+        while True:
+            token, after = np.empty(room, np.int32), np.empty(room * state.shape[1], np.int64)
+            count = union_steps.children(table, state, row_ptr, (token, after), cursor)
+            if count >= 0:
+                return row_ptr, token[:count], after.reshape(room, state.shape[1])[:count]
+            room = -1 - count
 
     def advance(self, state: State, token: Integer[np.ndarray, " n"]) -> State:
-        return self._join([(part, part.trie.advance(part.view(state), token)) for part in self._parts])
+        return self._read(np.array(self._own(state)), token[:, None], np.ones(len(state), np.int64))
 
     def walk(self, ids: Integer[np.ndarray, " n width"], lengths: Integer[np.ndarray, " n"]) -> State:
-        return self._join([(part, part.trie.walk(ids, lengths)) for part in self._parts], keep=np.asarray(lengths) == 0)
+        return self._read(self.root(len(lengths)), ids, lengths)
 
-    def _join(self, moved: list[tuple[_Part, State]], *, keep: Bool[np.ndarray, " n"] | None = None) -> State:
-        """The segments' states side by side, dead where no live key lies below; rows of `keep` have not moved."""
-        for part, own in moved:
-            if len(part.dead):
-                gone = ~part.alive(own)
-                own[gone if keep is None else gone & ~keep] = -1
-        return np.concatenate([part.spread(own) for part, own in moved], axis=1)
+    def _read(self, state: State, ids: Integer[np.ndarray, " n width"], lengths: Integer[np.ndarray, " n"]) -> State:
+        union_steps.read(self.segments.table, state, *as_reading(state, ids, lengths))
+        return state
 
     def is_terminal(self, state: State) -> Bool[np.ndarray, " n"]:
         return np.logical_or.reduce([part.trie.is_terminal(part.view(state)) for part in self._parts])
@@ -185,79 +190,6 @@ def _gather(
     index = np.where(left >= 0, left, len(a.token_ptr) - 1 + right)
     token_ptr, flat = slots(starts, index)
     return token_ptr, np.concatenate([a.tokens, b.tokens])[flat]
-
-
-def merge_children(a: Children, b: Children) -> Children:
-    """The union of two ragged lists of ascending tokens, with the states of both, -1 in the one that lacks a token."""
-    most = len(a[1]) + len(b[1])
-    row_ptr, token = np.empty(len(a[0]), np.int64), np.empty(most, np.int32)
-    after = np.empty((most, a[2].shape[1] + b[2].shape[1]), np.int64)
-    _merge(a, b, row_ptr, token, after)
-    return row_ptr, token[: row_ptr[-1]], after[: row_ptr[-1]]
-
-
-@filling_kernel
-def _merge(a, b, row_ptr, token, after):
-    ptr_a, token_a, after_a = a
-    ptr_b, token_b, after_b = b
-    width = after_a.shape[1]
-    at = row_ptr[0] = 0
-    for row in range(len(row_ptr) - 1):
-        i, j = ptr_a[row], ptr_b[row]
-        while i < ptr_a[row + 1] or j < ptr_b[row + 1]:
-            use_a = j == ptr_b[row + 1] or (i < ptr_a[row + 1] and token_a[i] <= token_b[j])
-            use_b = i == ptr_a[row + 1] or (j < ptr_b[row + 1] and token_b[j] <= token_a[i])
-            token[at] = token_a[i] if use_a else token_b[j]
-            for part in range(width):
-                after[at, part] = after_a[i, part] if use_a else -1
-            for part in range(after_b.shape[1]):
-                after[at, width + part] = after_b[j, part] if use_b else -1
-            if use_a:
-                i += 1
-            if use_b:
-                j += 1
-            at += 1
-        row_ptr[row + 1] = at
-
-
-def keep_live(
-    children: Children,
-    rows: tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]],
-    dead: Int64[np.ndarray, " d"],
-) -> Children:
-    """The children below which there is a key row, lo .. hi - 1, that is not dead."""
-    old_ptr, old_token, old_after = children
-    row_ptr, token, after = np.empty_like(old_ptr), np.empty_like(old_token), np.empty_like(old_after)
-    _keep(children, rows, dead, (row_ptr, token, after))
-    return row_ptr, token[: row_ptr[-1]], after[: row_ptr[-1]]
-
-
-@filling_kernel
-def _keep(children, rows, dead, kept):
-    old_ptr, old_token, old_after = children
-    low, high = rows
-    row_ptr, token, after = kept
-    at = row_ptr[0] = 0
-    for row in range(len(row_ptr) - 1):
-        first, stop = 0, len(dead)
-        if old_ptr[row] < old_ptr[row + 1]:
-            while first < stop:  # the first dead row that may lie below this row's children, whose ranges ascend
-                middle = (first + stop) >> 1
-                if dead[middle] < low[old_ptr[row]]:
-                    first = middle + 1
-                else:
-                    stop = middle
-        for k in range(old_ptr[row], old_ptr[row + 1]):
-            while first < len(dead) and dead[first] < low[k]:
-                first += 1
-            last = first + high[k] - low[k] - 1
-            if last < first or (last < len(dead) and dead[last] == high[k] - 1):
-                continue  # no row at all, or as many dead ones as there are rows
-            token[at] = old_token[k]
-            for part in range(after.shape[1]):
-                after[at, part] = old_after[k, part]
-            at += 1
-        row_ptr[row + 1] = at
 
 
 @kernel

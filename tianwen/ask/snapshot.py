@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from tianwen.ask.dead_rows import NOTHING_DEAD, Dead
 from tianwen.ask.facts import Fact, encodes
 from tianwen.ask.segment import Segment
 from tianwen.ask.segmented import SegmentedTrie
@@ -37,10 +38,17 @@ class Part:
 
     segment: Segment
     gone: Int64[np.ndarray, " gone"] = field(default_factory=lambda: NONE)
+    dead_before: Dead = NOTHING_DEAD  # of the same segment when less was gone: what need not be found again
 
     def without(self, rows: Int64[np.ndarray, " rows"]) -> Part:
         """The same part with some more rows gone."""
-        return Part(self.segment, np.union1d(self.gone, rows)) if len(rows) else self
+        known = vars(self).get("dead", self.dead_before)
+        return Part(self.segment, np.union1d(self.gone, rows), known) if len(rows) else self
+
+    @cached_property
+    def dead(self) -> Dead:
+        """What the tree must not lead to any more."""
+        return Dead.of(self.segment.trie.tree, self.dead_keys, self.dead_before)
 
     @cached_property
     def dead_keys(self) -> Int64[np.ndarray, " dead"]:
@@ -98,7 +106,7 @@ class Snapshot:
         if self._is_plain:
             return self.parts[0].segment.trie
         tries = [part.segment.trie for part in self.parts]
-        return SegmentedTrie.without(tries, [part.dead_keys for part in self.parts])
+        return SegmentedTrie.without(tries, [part.dead for part in self.parts])
 
     @property
     def _is_plain(self) -> bool:
