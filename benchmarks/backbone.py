@@ -48,7 +48,7 @@ def run(*, quiet: bool = False, rounds: int = 5, threads: int | None = None) -> 
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
-    ours, bert = RoFormerV2(SMALL).eval(), _bert()
+    ours, bert = RoFormerV2(SMALL).eval(), bert_of_equal_size()
     numbers: dict[str, Any] = {}
     with torch.inference_mode():
         for batch, length in BATCHES:
@@ -58,7 +58,7 @@ def run(*, quiet: bool = False, rounds: int = 5, threads: int | None = None) -> 
         "threads": torch.get_num_threads(),
         "rounds": rounds,
         "torch": torch.__version__,
-        "transformers": _version_of_transformers(),
+        "transformers": version_of_transformers(),
         "processor": platform.processor() or platform.machine(),
     }
 
@@ -74,17 +74,17 @@ def _full_batches(ours: RoFormerV2, bert: Any, batch: int, length: int, rounds: 
     contenders: dict[str, Contender] = {"ours": lambda: ours(ids), "product": product}
     if bert is not None:
         contenders["bert"] = lambda: bert(ids)
-    seconds = _interleaved(contenders, rounds)
+    seconds = interleaved(contenders, rounds)
     peak = [8 * 1024 * 1536 * 384 / s for s in seconds["product"]]
     speed = [MULTIPLICATIONS * ids.numel() / s for s in seconds["ours"]]
     name = f"{batch}x{length}"
     numbers = {
         f"{name}_tokens_per_second": round(ids.numel() / statistics.median(seconds["ours"])),
-        f"{name}_of_peak": _median_ratio(speed, peak),
+        f"{name}_of_peak": median_ratio(speed, peak),
     }
     if bert is not None:
         numbers[f"{name}_bert_tokens_per_second"] = round(ids.numel() / statistics.median(seconds["bert"]))
-        numbers[f"{name}_ratio_bert"] = _median_ratio(seconds["bert"], seconds["ours"])
+        numbers[f"{name}_ratio_bert"] = median_ratio(seconds["bert"], seconds["ours"])
     return numbers
 
 
@@ -112,22 +112,22 @@ def _mixed(ours: RoFormerV2, bert: Any, rounds: int) -> dict[str, Any]:
             contenders[f"bert_{name}"] = lambda order=order, size=size: padded(bert, order, size, hugging=True)
     packed, (whole,) = ours.encode(rows), padded(ours, rows, 48, hugging=False)
     difference = max(float((p - w[: len(p)]).abs().max()) for p, w in zip(packed, whole, strict=True))
-    seconds = _interleaved(contenders, rounds)
+    seconds = interleaved(contenders, rounds)
     tokens = int(lengths.sum())
     speeds = {f"mixed_{name}_tokens_per_second": round(tokens / statistics.median(s)) for name, s in seconds.items()}
     ratios = {
-        f"mixed_ratio_{name}": _median_ratio(s, seconds["packed"]) for name, s in seconds.items() if name != "packed"
+        f"mixed_ratio_{name}": median_ratio(s, seconds["packed"]) for name, s in seconds.items() if name != "packed"
     }
     return speeds | ratios | {"mixed_packed_minus_padded": float(f"{difference:.1e}")}
 
 
 def _products(rounds: int) -> dict[str, Any]:
     x, weight = torch.randn(1024, 384), torch.randn(1536, 384)
-    seconds = _interleaved({"plain": lambda: F.linear(x, weight), "ours": lambda: linear(x, weight)}, 4 * rounds)
-    return {"product_ratio": _median_ratio(seconds["plain"], seconds["ours"])}
+    seconds = interleaved({"plain": lambda: F.linear(x, weight), "ours": lambda: linear(x, weight)}, 4 * rounds)
+    return {"product_ratio": median_ratio(seconds["plain"], seconds["ours"])}
 
 
-def _interleaved(contenders: dict[str, Contender], rounds: int) -> dict[str, list[float]]:
+def interleaved(contenders: dict[str, Contender], rounds: int) -> dict[str, list[float]]:
     """Seconds of each contender in each round, after one round that is not counted."""
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -140,11 +140,13 @@ def _interleaved(contenders: dict[str, Contender], rounds: int) -> dict[str, lis
     return seconds
 
 
-def _median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of the rounds' ratios."""
     return round(statistics.median(a / b for a, b in zip(above, below, strict=True)), 2)
 
 
-def _bert() -> Any:
+def bert_of_equal_size() -> Any:
+    """BERT of transformers in the shape of SMALL, None without transformers."""
     try:
         from transformers import BertConfig, BertModel
     except ImportError:
@@ -161,7 +163,8 @@ def _bert() -> Any:
     return BertModel(config, add_pooling_layer=False).eval()
 
 
-def _version_of_transformers() -> str:
+def version_of_transformers() -> str:
+    """Of the package that is installed."""
     try:
         from transformers import __version__
     except ImportError:

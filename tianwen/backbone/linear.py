@@ -7,6 +7,8 @@ oneDNN, which every x86 build of PyTorch carries too, does not, and applies ReLU
 PyTorch's own (its compiler emits it) but not public, so it is tried once and compared with the plain product before it
 is trusted.
 
+Products in int8 are another file (`int8.py`); a weight that was quantised there is used from there.
+
 It lays the weight out anew at every call, which costs a third of the time of a product with few rows. Whoever only
 infers may have that done once: `pack_for_inference`.
 """
@@ -20,6 +22,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakIdKeyDictionary
+
+from tianwen.backbone import int8
+from tianwen.backbone.int8 import int8_pack, int8_product
 
 
 class Linear(nn.Linear):
@@ -36,8 +41,12 @@ def linear(
     x: Float[Tensor, " *rows fan_in"], weight: Float[Tensor, " fan_out fan_in"], *, relu: bool = False
 ) -> Float[Tensor, " *rows fan_out"]:
     """x W^T, then max(0, .) if `relu`."""
-    if _inference_on_cpu(x, weight) and _onednn_works():
-        return _onednn(x, _packed(weight), relu=relu)
+    if _inference_on_cpu(x, weight):
+        small = int8_pack(weight)
+        if small is not None:
+            return int8_product(x, small, relu=relu)
+        if _onednn_works():
+            return _onednn(x, _packed(weight), relu=relu)
     product = F.linear(x, weight)
     # In place: the backward pass of a linear layer does not need its own output.
     return F.relu(product, inplace=True) if relu else product
@@ -78,6 +87,7 @@ def unpack(module: nn.Module) -> None:
     """Forget what was packed for this module: its weights are about to change."""
     for weight in module.parameters():
         _PACKS.pop(weight, None)
+    int8.restore(module)
 
 
 def _packed(weight: Tensor) -> Tensor:

@@ -127,27 +127,34 @@ class Shell(nn.Module):
         state: Sequence[Any] | None = None,
         reset: Bool[Tensor, " batch length"] | None = None,
         lengths: Int[Tensor, " batch"] | None = None,
+        extra: Float[Tensor, " batch length width"] | None = None,
     ) -> tuple[Float[Tensor, " batch length width"], list[Any]]:
         """Hidden states, and the state after the last token (of each row's `lengths`).
 
         `reset` is true where a new document begins: nothing before it is seen. What lies beyond `lengths` is padding:
-        it is computed, and reaches neither another token nor the state.
+        it is computed, and reaches neither another token nor the state. `extra` is added to the embeddings.
         """
-        x = rms_norm(self.dropout(self.tokens(ids)), self.config.eps)
+        x = self._embedded(ids, extra)
         after: list[Any] = []
         for index, layer in enumerate(self.layers):
             x, part = layer(x, None if state is None else state[index], reset, lengths)
             after.append(part)
         return x, after
 
-    def step(self, ids: Int[Tensor, " batch"], state: Sequence[Any]) -> tuple[Float[Tensor, " batch width"], list[Any]]:
+    def step(
+        self, ids: Int[Tensor, " batch"], state: Sequence[Any], *, extra: Float[Tensor, " batch width"] | None = None
+    ) -> tuple[Float[Tensor, " batch width"], list[Any]]:
         """One token a row."""
-        x = rms_norm(self.dropout(self.tokens(ids)), self.config.eps)
+        x = self._embedded(ids, extra)
         after: list[Any] = []
         for layer, part in zip(self.layers, state, strict=True):
             x, part = layer.step(x, part)
             after.append(part)
         return x, after
+
+    def _embedded(self, ids: Tensor, extra: Tensor | None) -> Tensor:
+        x = self.tokens(ids) if extra is None else self.tokens(ids) + extra
+        return rms_norm(self.dropout(x), self.config.eps)
 
     @torch.no_grad()
     def encode(self, sequences: Sequence[ArrayLike], *, budget: int = 2048) -> list[Float[Tensor, " length width"]]:

@@ -64,21 +64,32 @@ class Runs:
         """Scaled dot-product attention inside each sequence of the pack."""
         if query.is_cuda and self.rule == "encoder" and len(self.shapes) > 1:
             return attend_ragged(query, key, value, self.lengths, dropout=dropout)
-        mixed, start = [], 0
-        for index, (count, length) in enumerate(self.shapes):
-            q, k, v = (_run(x, start, count, length) for x in (query, key, value))  # [c, h, t, s]
+        mixed = []
+        plain = self.rule == "encoder" and dropout == 0.0 and query.dtype == torch.bfloat16 and not query.is_cuda
+        # Split in one step: the backward pass of each slice alone would fill a tensor as large as the pack.
+        sizes = [count * length for count, length in self.shapes]
+        parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
+        for index, ((count, length), run) in enumerate(zip(self.shapes, parts, strict=True)):
+            q, k, v = (x.unflatten(1, (count, length)).transpose(0, 1) for x in run)  # [c, h, t, s]
             mask = self.masks[index] if self.masks else None
-            out = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=self.rule == "causal"
-            )
+            if plain and length <= LONGEST_PLAIN:
+                out = _plainly(q, k, v)
+            else:
+                causal = self.rule == "causal"
+                out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
             mixed.append(out.transpose(1, 2).flatten(0, 1))  # [c * t, h, s]
-            start += count * length
         return torch.cat(mixed).transpose(0, 1)[None]  # [1, h, n, s]
 
 
-def _run(x: Tensor, start: int, count: int, length: int) -> Tensor:
-    """View of one run: [1, h, n, s] -> [c, h, t, s]."""
-    return x[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
+LONGEST_PLAIN = 512
+"""Up to this length bfloat16 sequences attend by plain products on a CPU, whose fused kernel takes 2 to 5 times as long
+for it, forward and backward."""
+
+
+def _plainly(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(s)) v with [c, h, t, t] weights in memory."""
+    with torch.autocast(query.device.type, enabled=False):  # else the softmax would be taken in float32 memory
+        return ((query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)).softmax(-1) @ value
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,146 @@
+"""Useful tokens per second of the encoder on texts of mixed lengths, float32 and int8, beside transformers' BERT.
+
+Post: 8998
+
+All have 6 layers of width 384 and random weights. Ours reads without padding (`RoFormerV2.encode`); BERT reads padded
+batches of 16, as the texts come and sorted by length, in float32 and with PyTorch's dynamic int8. Only real tokens are
+counted. Each round runs every contender once, one after the other; a ratio is the median of the rounds' ratios. BERT is
+left out where transformers is not installed. With one thread the time is that thread's own, else the clock on the wall.
+
+    tianwen bench encoder [--rounds 5] [--threads 2] [--json]
+
+    notation                        meaning
+    ratio_transformers_bert         ours over BERT, both float32, BERT's batches sorted: the faster of its two ways
+    ratio_transformers_bert_arrival the same over BERT's batches as they come
+    ratio_int8_...                  ours in int8; over BERT in float32, and over BERT in int8 (..._bert_int8)
+    int8_difference                 |h - h'| / |h|, hidden states in float32 against int8
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from backbone import bert_of_equal_size, interleaved, median_ratio, version_of_transformers
+from torch import Tensor
+
+from tianwen.backbone.int8 import quantise_for_inference
+from tianwen.backbone.linear import pack_for_inference
+from tianwen.backbone.masks import valid_tokens
+from tianwen.backbone.roformer_v2 import SMALL, RoFormerV2
+
+AT_ONCE = 16
+MIXES = {"questions": (2.7, 0.5, 64, 192), "mixed": (3.4, 0.9, 256, 64)}
+"""name -> (mean and deviation of the logarithm of a length, the longest, number of texts)"""
+
+
+def run(*, quiet: bool = False, rounds: int = 5, threads: int | None = None) -> dict[str, Any]:
+    """Every number by name; those of the mix "mixed" also without its name."""
+    del quiet  # nothing is shown before the numbers
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    plain, small = RoFormerV2(SMALL).eval(), RoFormerV2(SMALL).eval()
+    small.load_state_dict(plain.state_dict())
+    pack_for_inference(plain)
+    layers = quantise_for_inference(small)
+    models = {"float32": plain} | ({"int8": small} if layers else {})
+    berts = _berts()
+    numbers: dict[str, Any] = {}
+    with torch.inference_mode():
+        for name in MIXES:
+            numbers |= {f"{name}_{key}": value for key, value in _mix(name, models, berts, rounds).items()}
+    numbers |= {key.removeprefix("mixed_"): value for key, value in numbers.items() if key.startswith("mixed_ratio")}
+    return numbers | {
+        "int8_layers": layers,
+        "threads": torch.get_num_threads(),
+        "rounds": rounds,
+        "torch": torch.__version__,
+        "transformers": version_of_transformers(),
+        "processor": platform.processor() or platform.machine(),
+    }
+
+
+def _mix(name: str, models: dict[str, RoFormerV2], berts: dict[str, Any], rounds: int) -> dict[str, Any]:
+    rows = _rows(name)
+    by_length = sorted(rows, key=len)
+    contenders: dict[str, Callable[[], Any]] = {
+        kind: lambda model=model: model.encode(rows) for kind, model in models.items()
+    }
+    for kind, bert in berts.items():
+        contenders[f"{kind}_sorted"] = lambda bert=bert: _padded(bert, by_length)
+        contenders[f"{kind}_arrival"] = lambda bert=bert: _padded(bert, rows)
+    seconds = interleaved(contenders, rounds)
+    tokens = sum(map(len, rows))
+    told: dict[str, Any] = {
+        f"{kind}_tokens_per_second": round(tokens / sorted(s)[len(s) // 2]) for kind, s in seconds.items()
+    }
+    for ours in models:
+        prefix = "ratio" if ours == "float32" else "ratio_int8"
+        for kind in berts:
+            told[f"{prefix}_transformers_{kind}"] = median_ratio(seconds[f"{kind}_sorted"], seconds[ours])
+            told[f"{prefix}_transformers_{kind}_arrival"] = median_ratio(seconds[f"{kind}_arrival"], seconds[ours])
+    if "int8" in models:
+        told["int8_over_float32"] = median_ratio(seconds["float32"], seconds["int8"])
+        told["int8_difference"] = _difference(models, rows)
+    return told
+
+
+def _rows(name: str) -> list[Tensor]:
+    """Random ids of the lengths of a mix."""
+    mean, deviation, longest, count = MIXES[name]
+    random = np.random.default_rng(0)
+    lengths = np.clip(random.lognormal(mean, deviation, count).astype(int), 4, longest)
+    return [torch.from_numpy(random.integers(5, SMALL.vocabulary, length)) for length in lengths]
+
+
+def _padded(bert: Any, rows: Sequence[Tensor]) -> list[Any]:
+    results = []
+    for start in range(0, len(rows), AT_ONCE):
+        part = rows[start : start + AT_ONCE]
+        ids = torch.nn.utils.rnn.pad_sequence(list(part), batch_first=True)
+        valid = valid_tokens(torch.tensor([len(row) for row in part]), ids.shape[1])
+        results.append(bert(ids, attention_mask=valid.long())[0])
+    return results
+
+
+def _difference(models: dict[str, RoFormerV2], rows: list[Tensor]) -> float:
+    plain, small = (torch.cat(models[kind].encode(rows)) for kind in ("float32", "int8"))
+    return float(f"{float((plain - small).norm() / plain.norm()):.2e}")
+
+
+def _berts() -> dict[str, Any]:
+    """BERT in float32, and in int8 where this PyTorch still has its own way to that."""
+    bert = bert_of_equal_size()
+    if bert is None:
+        return {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            small = torch.ao.quantization.quantize_dynamic(bert, {torch.nn.Linear})
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return {"bert": bert}
+    return {"bert": bert, "bert_int8": small}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    numbers = run(rounds=options.rounds, threads=options.threads)
+    if options.json:
+        print(json.dumps(numbers, ensure_ascii=False))
+    else:
+        print("\n".join(f"{name:44} {value}" for name, value in numbers.items()))
+
+
+if __name__ == "__main__":
+    main()
