@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.extract.random_maps import batch_of, random_text
 from tianwen.errors import InputError
+from tianwen.extract import torch_decode
 from tianwen.extract.decode import Decoded, decode
 from tianwen.extract.dense_decode import dense_facts, dense_mentions
 from tianwen.extract.maps import TextMaps, text_maps
@@ -138,6 +139,32 @@ def test_each_predicate_and_type_may_have_a_threshold():
     assert expected
     assert len(expected) < len(dense_facts(text, everything))
     assert facts(decode(text, strict)).keys() == expected
+
+
+@pytest.mark.parametrize("own", [{"p1": 0.9}, {"p1": 0.2, "p2": 0.7}, {"subject": 0.7, "p0": 0.6}, {"object": 0.2}])
+def test_the_threshold_of_a_predicate_is_that_of_its_facts_scores(own):
+    shape = {"tokens": 10, "shift": -0.5}
+    texts, rules = [random_text(seed, **shape) for seed in range(8)], rules_of(2, 3, thresholds=own)
+    for text, decoded in zip(texts, decode_batch(batch_of(texts), rules), strict=True):
+        check(decoded, text, rules)
+        check(decode(text, rules), text, rules)
+        scores = probability(decoded.fact_score)
+        assert all(score > own.get(f"p{p}", 0.5) for p, score in zip(decoded.facts.predicate, scores, strict=True))
+
+
+def test_types_of_low_thresholds_are_looked_for_everywhere_in_torch_too():
+    texts = [random_text(seed, tokens=9, classes=3, shift=-1.0) for seed in range(8)]
+    rules = rules_of(3, 3, thresholds={"person": 0.05, "work": 0.99})
+    for text, decoded in zip(texts, decode_batch(batch_of(texts), rules), strict=True):
+        check(decoded, text, rules)
+
+
+def test_blocks_of_a_batch_in_torch_do_not_show(monkeypatch):
+    texts = [random_text(seed, tokens=9, shift=-0.5) for seed in range(4)]
+    rules = rules_of(2, 3)
+    monkeypatch.setattr(torch_decode, "_DEVICE_BLOCK", 10)
+    for text, decoded in zip(texts, decode_batch(batch_of(texts), rules), strict=True):
+        check(decoded, text, rules)
 
 
 def test_a_raised_threshold_keeps_the_facts_above_it():

@@ -62,6 +62,12 @@ def test_a_text_a_file_a_folder_and_stdin(run, tmp_path):
     assert (record["source"], len(record["facts"])) == ("stdin", 1)
 
 
+def test_an_empty_word_is_a_text_and_not_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "other.txt").write_text("战神I-X", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert list(documents(["", "."])) == [("", ""), ("战神I-X", "other.txt")]
+
+
 def test_lines_are_texts_of_their_own(run, tmp_path):
     stdin = f"{LAUNCH}\n\n无事\r\n{LAUNCH}"
     by_line = records(run("extract", "-", "--lines", "--json", stdin=stdin))

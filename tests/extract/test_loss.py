@@ -1,5 +1,6 @@
 """The loss against its definition in float64, at every size of score, and against the form that is wrong."""
 
+import inspect
 import math
 
 import numpy as np
@@ -95,6 +96,38 @@ def test_all_masked_and_no_positives() -> None:
     assert float(loss.detach()) == 0
     assert scores.grad is not None
     assert bool((scores.grad == 0).all())
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3, 3), (2, 0, 3, 3), (2, 2, 0, 0)])
+def test_maps_without_cells_have_no_loss(shape: tuple[int, ...]) -> None:
+    scores = torch.zeros(shape, requires_grad=True)
+    loss = multilabel_loss(scores, torch.zeros(0, 4, dtype=torch.long))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert scores.grad is not None
+
+
+def test_what_has_another_shape_or_type_is_refused() -> None:
+    nothing = torch.zeros(0, 4, dtype=torch.long)
+    plain = inspect.unwrap(multilabel_loss)  # without the tests' own look at shapes
+    with pytest.raises(InputError, match="batch, heads, length, length"):
+        plain(torch.zeros(2, 3, 3), nothing)
+    with pytest.raises(InputError, match="whole numbers"):
+        plain(torch.zeros(1, 1, 2, 2), torch.tensor([[0, 0, 1.5, 1]]))
+
+
+def test_what_stands_in_padding_does_not_matter() -> None:
+    """Not even for the largest exponent: queries and biases of padding are whatever a network leaves there."""
+    torch.manual_seed(0)
+    valid = torch.tensor([[True, True, True, False]])
+    projection = EfficientGlobalPointer(4, 3, size=4)(torch.randn(1, 4, 4), valid)
+    assert projection.row_bias is not None
+    assert projection.column_bias is not None
+    positives = torch.tensor([[0, 1, 0, 2]])
+    wanted = float(projection_loss(projection, positives).detach())
+    for bias in (projection.row_bias, projection.column_bias):
+        bias.data[..., 3] = 45.0
+    assert float(projection_loss(projection, positives).detach()) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_bf16_is_finite_at_any_score() -> None:

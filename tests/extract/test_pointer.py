@@ -1,6 +1,7 @@
 """The two heads: their definitions written out, single cells against whole maps."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,3 +113,12 @@ def test_half_precision_is_widened() -> None:
     projection = head(torch.randn(1, 3, 4).bfloat16(), torch.ones(1, 3, dtype=torch.bool))
     assert projection.queries.dtype == torch.bfloat16
     assert projection.wide().queries.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_numbers_become_wide_and_others_stay(kind: torch.dtype) -> None:
+    projection = EfficientGlobalPointer(4, 2, size=4)(torch.randn(1, 3, 4), torch.ones(1, 3, dtype=torch.bool))
+    assert projection.row_bias is not None
+    half = replace(projection, queries=projection.queries.to(kind), row_bias=projection.row_bias.to(kind)).wide()
+    assert half.row_bias is not None
+    assert {half.queries.dtype, half.keys.dtype, half.row_bias.dtype} == {torch.float32}

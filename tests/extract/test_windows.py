@@ -68,6 +68,20 @@ def test_blocks_do_not_show(monkeypatch):
     assert [(w.open_start, w.open_end) for w in parts] == [(w.open_start, w.open_end) for w in whole]
 
 
+@pytest.mark.parametrize("block", [200, 230, 260])
+def test_a_cut_between_blocks_knows_whether_a_sentence_ends_there(monkeypatch, block):
+    """What is found at an open side is left to the neighbour: open on both sides of a cut, or on none."""
+    monkeypatch.setattr(module, "BLOCK_CHARACTERS", block)
+    for text in ("战神升空" * 200, "战神升空。" * 200, "战神升空" * 30 + "。" + "战神升空。" * 100):
+        found = list(windows(text, TOKENIZER, length=12, overlap=4))
+        assert not found[0].open_start
+        assert not found[-1].open_end
+        for one, other in pairwise(found):
+            ends, starts = (text[int(place) - 1] == "。" for place in (one.offsets[-1, 1], other.offsets[0, 0]))
+            assert one.open_end == (not ends)
+            assert other.open_start == (not starts)
+
+
 def test_a_million_characters_need_the_memory_of_a_block():
     text = "战神从佛罗里达升空。" * 100_000
     tracemalloc.start()

@@ -49,7 +49,7 @@ def lines_of(stream: BufferedReader | Bytes) -> Iterator[list[Document]]:
 
 def _path(words: str) -> Path | None:
     """The file or folder of that name; None for what is a text."""
-    if len(words) > 4096 or "\0" in words or "\n" in words:
+    if not words or len(words) > 4096 or "\0" in words or "\n" in words:  # Path("") is the current folder
         return None
     try:
         if (path := Path(words)).exists():

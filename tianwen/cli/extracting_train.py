@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -91,6 +91,9 @@ def train_extract(
     storage: Annotated[
         Storage, typer.Option("--storage", help="How weights are stored; int8 is a quarter of fp32.")
     ] = Storage.fp32,
+    fixed_threshold: Annotated[
+        bool, typer.Option("--fixed-threshold", help="Learn no thresholds on the development texts: .5 for all.")
+    ] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Products in bfloat16; not every processor is fast at it.")] = (
         False
     ),
@@ -139,10 +142,22 @@ def train_extract(
         policy=policy.value,
         protocol=protocol,
         storage=storage.value,
+        thresholds=not fixed_threshold,
         precision="bf16" if bf16 else "fp32",
         seed=seed,
     )
     _, numbers = learning.train_extract(texts, out, settings=how, start=encoder or model, quiet=quiet)
     if numbers["left_out"] and not quiet:
         print(f"tianwen: not labelled: {learning.told(numbers['left_out'])}.", file=sys.stderr)
-    say(f"{table(numbers)}\nUse it: tianwen extract --model {out} ...", numbers, as_json=as_json)
+    say(f"{table({**numbers, **_told(numbers)})}\nUse it: tianwen extract --model {out} ...", numbers, as_json=as_json)
+
+
+def _told(numbers: dict[str, Any]) -> dict[str, Any]:
+    """What was learned of thresholds, in one line."""
+    learned = numbers.get("thresholds")
+    if learned is None:
+        return {}
+    if not learned["kept"]:
+        return {"thresholds": "0.5 for all; others did not help"}
+    f1 = f"F1 {learned['f1_fixed']:.4f} before"
+    return {"thresholds": f"{learned['threshold']:g}, and {len(learned['own'])} labels have their own; {f1}"}

@@ -12,9 +12,9 @@ Notation
     S3(s_h, o_h | p)          head map: first token of the subject, first token of the object
     S4(s_t, o_t | p)          tail map: last tokens
 
-A fact is found when all four are above their thresholds, and its score is the least of the four: raising a threshold
-to t leaves exactly the facts with a score above t. As a probability it is sigmoid of that, the threshold class of the
-loss having score 0.
+A fact is found when all four are above the predicate's threshold, and the mentions above those of their classes. Its
+score is the least of the four: raising a threshold to t leaves exactly the facts with a score above t. As a probability
+it is sigmoid of that, the threshold class of the loss having score 0.
 
 The maps [P, n, n] are never built. Steps: (1) mentions from the entity map, O(n^2 s), the classes only where their
 largest biases could lift a cell above the threshold; (2) one product [S, s] x [s, O] for heads and one for tails;
@@ -215,7 +215,9 @@ def same_event_pairs(mentions: Mentions, rules: Rules) -> tuple[np.ndarray, np.n
 
 
 def settle_facts(mentions: Mentions, facts: Facts, rules: Rules) -> Facts:
-    """Only the best `rules.most_facts` of the facts, in their order."""
+    """The facts whose mentions reach the predicate's threshold, too; only the best `rules.most_facts`, in order."""
+    if not rules.uniform:
+        facts = facts.take(fact_scores(mentions, facts) > rules.link_margin[facts.predicate])
     most = rules.most_facts
     if most is None or len(facts) <= most:
         return facts

@@ -44,6 +44,6 @@ def dense_facts(maps: TextMaps, rules: Rules) -> dict[tuple[Span, int, Span], tu
         for object, s2 in mentions.items():
             for p in range(len(heads)):
                 s3, s4 = float(heads[p, subject[1], object[1]]), float(tails[p, subject[2], object[2]])
-                if min(s3, s4) > rules.link_margin[p] and rules.allowed[p, subject[0], object[0]]:
+                if min(s1, s2, s3, s4) > rules.link_margin[p] and rules.allowed[p, subject[0], object[0]]:
                     found[subject, p, object] = (s1, s2, s3, s4)
     return found

@@ -27,10 +27,11 @@ from tianwen.extract.evaluation import evaluate_extract
 from tianwen.extract.extractor import Extractor
 from tianwen.extract.gplinker import GPLinker, GPLinkerConfig
 from tianwen.extract.labels import Example, Labeller, Labels
-from tianwen.extract.model_files import ExtractorSettings, save_extractor
+from tianwen.extract.model_files import ExtractorSettings, replace_settings, save_extractor
 from tianwen.extract.reading_report import Report
 from tianwen.extract.schema import Schema, infer_schema
 from tianwen.extract.start import Start, read_start
+from tianwen.extract.thresholds import better_thresholds
 from tianwen.optim.schedule import piecewise_linear
 from tianwen.text import Tokenizer
 from tianwen.training.atomic import write_file
@@ -50,7 +51,7 @@ class TrainExtractSettings:
     embeddings are added on either side; `feed_forward` None: twice the width. `swap`, `hide`: shares of mentions
     swapped and tokens hidden. `budget`: tokens of a batch, with padding. `length`, `overlap`: of windows, in tokens.
     `policy`: which mentions are meant where the data give strings only. `protocol` None: by what the data hold.
-    `storage`: how the weights are saved.
+    `storage`: how the weights are saved. `thresholds`: learn them on the development texts (`thresholds.py`).
     """
 
     epochs: float = 20
@@ -72,6 +73,7 @@ class TrainExtractSettings:
     protocol: str | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     storage: Literal["fp32", "fp16", "int8"] = "fp32"
+    thresholds: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -121,9 +123,9 @@ def train_extract(
 ) -> tuple[Extractor, dict[str, Any]]:
     """Train and save an extractor in the folder `out` (its run, for resuming, in `out`/run); gives it and its numbers.
 
-    With development texts they are scored after each epoch, the best weights are kept, and the scores of each label are
-    written to `out`/scores.json. `start`: a model whose encoder and tokenizer to go on from (an encoder, an extractor,
-    an asker).
+    With development texts they are scored after each epoch, the best weights are kept, thresholds are learned, and the
+    scores of each label are written to `out`/scores.json. `start`: a model whose encoder and tokenizer to go on from
+    (an encoder, an extractor, an asker).
     `fit_options` go to `FitSettings`. Raises InputError if there is nothing to learn.
     """
     how = settings or TrainExtractSettings()
@@ -165,6 +167,10 @@ def train_extract(
     numbers |= {"parameters": model.parameter_count(), "steps": steps}
     if texts.dev:
         scores = evaluate_extract(extractor, texts.dev, protocol)
+        if how.thresholds:
+            extractor, scores, learned = better_thresholds(extractor, texts.dev, protocol, scores)
+            replace_settings(folder, extractor.settings)
+            numbers["thresholds"] = learned
         write_file(folder / "scores.json", json.dumps(scores, ensure_ascii=False, indent=1).encode())
         numbers |= {name: scores[name] for name in ("protocol", "precision", "recall", "f1", "sentences_per_second")}
     return extractor, numbers

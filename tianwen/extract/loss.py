@@ -36,13 +36,18 @@ def multilabel_loss(
 ) -> Float[Tensor, ""]:
     """Mean over the batch of the sum over the maps of the loss above; float32 (float64 if the scores are).
 
-    `scores` are -inf where masked; `positives` holds (batch, head, row, column), in any order. Raises InputError if a
-    positive lies outside the maps or on a masked cell: the loss would be infinite and nothing could lower it.
+    `scores` are -inf where masked; `positives` holds (batch, head, row, column), in any order. Maps without cells, and
+    a batch without texts, have a loss of 0. Raises InputError if a positive lies outside the maps or on a masked cell:
+    the loss would be infinite and nothing could lower it.
     """
+    if scores.ndim != 4:
+        raise InputError(f"Scores have shape {tuple(scores.shape)}; give [batch, heads, length, length].")
     if scores.dtype not in (torch.float32, torch.float64):
         scores = scores.float()
     batch, heads, length, width = scores.shape
     cells, maps = _flat(positives, (batch, heads, length, width))
+    if not scores.numel():
+        return scores.sum()  # 0, with a gradient
     flat = scores.reshape(-1)
     positive = _positive_part(flat.gather(0, cells), maps, batch * heads)
     negative = log_one_plus_sum(flat.index_fill(0, cells, MINUS_INFINITY).view(batch * heads, length * width))
@@ -117,6 +122,8 @@ def _flat(positives: Tensor, shape: tuple[int, int, int, int]) -> tuple[Tensor, 
     """Of each positive, once: the number of its cell, and of its map."""
     if positives.ndim != 2 or positives.shape[1] != 4:
         raise InputError(f"Positives have shape {tuple(positives.shape)}; give [n, 4]: batch, head, row, column.")
+    if positives.is_floating_point():
+        raise InputError(f"Positives are places, so whole numbers, not {positives.dtype}.")
     size = torch.tensor(shape, device=positives.device)
     if len(positives) and bool(((positives < 0) | (positives >= size)).any()):
         raise InputError(

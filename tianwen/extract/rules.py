@@ -53,6 +53,11 @@ class Rules:
         return not bool((self.allowed == both).all())
 
     @cached_property
+    def uniform(self) -> bool:
+        """Whether no predicate asks more of a fact's mentions than their own thresholds do."""
+        return bool(self.link_margin.max(initial=-np.inf) <= self.mention_margin.min(initial=np.inf))
+
+    @cached_property
     def subject_classes(self) -> Bool[np.ndarray, " classes"]:
         """Classes that some predicate takes as subject."""
         return self.allowed.max((0, 2), initial=False)
@@ -75,8 +80,8 @@ class Rules:
         """The rules for a model with these classes and predicates.
 
         `schema` restricts facts to its predicates and their types (a type "" is any type). `thresholds` are for single
-        predicates or entity types, `threshold` for all others; all are probabilities. Raises InputError for names that
-        the model does not know and thresholds outside of 0 to 1.
+        predicates (of their facts' scores) or entity types, `threshold` for all others; all are probabilities. Raises
+        InputError for names that the model does not know and thresholds outside of 0 to 1.
         """
         own = dict(thresholds or {})
         known = {*classes, *predicates}
