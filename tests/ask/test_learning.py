@@ -12,6 +12,8 @@ from tests.ask.small import built, same_answers
 from tianwen.ask.asker import Asker
 from tianwen.ask.facts import Fact
 from tianwen.ask.learning import TrainAskSettings, train_ask
+from tianwen.ask.seq2seq import AskConfig
+from tianwen.backbone.mixers import ShellConfig
 from tianwen.errors import InputError, ModelError
 from tianwen.text import Tokenizer
 from tianwen.training.weights import load_weights
@@ -126,3 +128,30 @@ def test_nothing_to_learn_from(trained, tmp_path):
     with pytest.raises(ModelError, match="no asker"):
         train_ask([tmp_path / "q.tsv"], tmp_path / "model", start=tmp_path / "none", settings=PLAIN)
     assert not (tmp_path / "model").exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize("mixer", ["lru", "slru", "rwkv"])
+def test_a_recurrent_asker_learns_saves_and_asks(mixer, questions, tmp_path):
+    settings = TrainAskSettings(
+        steps=30, synthetic=0.0, prior=0.0, swap=0.0, learning_rate=0.03, mixer=mixer, storage="int8", **TINY
+    )
+    asker = train_ask([questions], tmp_path / "model", scratch=True, settings=settings, log_every=20)
+    lines = [json.loads(line) for line in (tmp_path / "model" / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < 0.75 * losses[0]
+    again = Asker.load(tmp_path / "model")
+    assert again.model.config.backbone == asker.model.config.backbone
+    with built(FACTS, tmp_path / "kb", asker.tokenizer) as kb:
+        asked = ["白蛇的导演是谁", "天问一号何时发射"]
+        for how in ({}, {"scoring": "path"}, {"search": "beam"}):
+            one_by_one = [again.ask(question, kb, **how) for question in asked]
+            same_answers(again.ask(asked, kb, **how), one_by_one, atol=1e-4)
+        assert all(answers for answers in again.ask(asked, kb))
+
+
+def test_a_mixer_is_for_a_model_from_scratch(trained, questions, tmp_path):
+    out, _ = trained
+    with pytest.raises(InputError, match="shapes a model from scratch"):
+        train_ask([questions], tmp_path, start=out, settings=TrainAskSettings(steps=2, mixer="lru", **TINY))
+    with pytest.raises(InputError, match="left to right"):
+        AskConfig(ShellConfig(50, "attention"))

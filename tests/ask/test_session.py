@@ -14,13 +14,17 @@ from tianwen.ask.seq2seq import AskConfig, AskModel
 from tianwen.ask.session import Chunks, TreeSession
 from tianwen.ask.speculation import speculate
 from tianwen.ask.trie import CatalogueTrie
+from tianwen.backbone.mixers import ShellConfig
 from tianwen.backbone.roformer_v2 import RoFormerV2Config
 
 
-@pytest.fixture(scope="module")
-def model() -> AskModel:
+@pytest.fixture(scope="module", params=["roformer_v2", "lru", "slru", "rwkv"])
+def model(request) -> AskModel:
     torch.manual_seed(3)
-    backbone = RoFormerV2Config(vocabulary=40, layers=2, width=16, heads=2, max_length=64)
+    if request.param == "roformer_v2":
+        backbone = RoFormerV2Config(vocabulary=40, layers=2, width=16, heads=2, max_length=64)
+    else:
+        backbone = ShellConfig(vocabulary=40, mixer=request.param, layers=2, width=16)
     return AskModel(AskConfig(backbone, copy_width=8)).eval()
 
 

@@ -16,6 +16,7 @@ from tianwen.ask.asker import Asker
 from tianwen.ask.model_files import AskerSettings
 from tianwen.ask.seq2seq import AskConfig, AskModel
 from tianwen.backbone.encoder_folder import load_encoder
+from tianwen.backbone.roformer_v2 import RoFormerV2
 from tianwen.errors import ModelError
 
 SEGMENTS = 2
@@ -33,9 +34,11 @@ def asker_from_encoder(folder: str | Path, *, copying: bool = True, seed: int = 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AskModel(AskConfig(shape, copying=copying))
-    model.backbone.load_state_dict(encoder.backbone.state_dict())
+    backbone = model.backbone
+    assert isinstance(backbone, RoFormerV2)
+    backbone.load_state_dict(encoder.backbone.state_dict())
     with torch.no_grad():
         model.previous.weight.zero_()
         if "published" not in encoder.facts:
-            model.backbone.segments.weight[1] = model.backbone.segments.weight[0]
+            backbone.segments.weight[1] = backbone.segments.weight[0]
     return Asker(model, encoder.tokenizer, AskerSettings())

@@ -22,9 +22,11 @@ from tianwen.ask.paraphrases import read_paraphrases
 from tianwen.ask.patterns import load_patterns
 from tianwen.ask.questions import Question, read_questions
 from tianwen.ask.seq2seq import AskConfig, AskModel
+from tianwen.backbone.mixers import ShellConfig
 from tianwen.backbone.roformer_v2 import RoFormerV2Config
 from tianwen.errors import InputError
 from tianwen.optim.schedule import piecewise_linear
+from tianwen.recurrent.parameter_groups import parameter_groups
 from tianwen.text import Tokenizer
 from tianwen.training.loop import fit
 from tianwen.training.settings import FitSettings
@@ -38,7 +40,8 @@ class TrainAskSettings:
     """How to train an asker. `learning_rate` None: 1e-3 from scratch, 5e-4 from an encoder, 2e-4 from a trained model.
 
     `synthetic` is the share of made-up questions (`english`: of these, in English), `prior` that of bare subjects;
-    `layers`, `width` and `vocabulary` shape a model from scratch; `storage` is how its weights are saved.
+    `mixer`, `layers`, `width` and `vocabulary` shape a model from scratch: RoFormerV2, or a shell of recurrent layers
+    that reads from left to right. `storage` is how its weights are saved.
     """
 
     steps: int = 600
@@ -48,6 +51,7 @@ class TrainAskSettings:
     english: float = 0.3
     prior: float = 0.12
     swap: float = 0.3
+    mixer: Literal["roformer_v2", "lru", "slru", "rwkv"] = "roformer_v2"
     layers: int = 4
     width: int = 256
     vocabulary: int = 9000
@@ -77,9 +81,11 @@ def train_ask(
     `fit_options` go to `FitSettings`. Raises InputError for unreadable files, nothing to learn from, or two beginnings;
     ModelError where `encoder` is none.
     """
+    how = settings or TrainAskSettings()
+    if how.mixer != "roformer_v2" and not scratch:
+        raise InputError(f"mixer={how.mixer!r} shapes a model from scratch; one that exists has its own. Say scratch.")
     if (start is not None) + scratch + (encoder is not None) > 1:
         raise InputError("Training begins from one thing: a trained model, an encoder, or nothing (scratch).")
-    how = settings or TrainAskSettings()
     read = [q for q in read_questions(questions) if q.text.strip() and q.subject.strip() and q.predicate.strip()]
     names, predicates, only_own = _material(read, kb)
     invent = (
@@ -94,7 +100,10 @@ def train_ask(
     mixture = Mixture(read, asker.tokenizer, _mixture_settings(how), invent=invent)
     usual = 1e-3 if scratch else 2e-4 if encoder is None else 5e-4
     rate = how.learning_rate if how.learning_rate is not None else usual
-    optimiser = torch.optim.AdamW(asker.model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    model = asker.model
+    shell = isinstance(model.config.backbone, ShellConfig)
+    groups: Any = parameter_groups(model, lr=rate, weight_decay=0.01) if shell else model.parameters()
+    optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     warmup = min(200, max(1, how.steps // 10))
     fit(
         asker.model,
@@ -155,11 +164,16 @@ def _from_scratch(
         listed += [wrapper for wrapper, _ in tables.wrappers]
         texts += listed * times
     tokenizer = Tokenizer.train(texts, size=how.vocabulary, min_count=2)
-    backbone = RoFormerV2Config(
-        vocabulary=tokenizer.size,
+    return Asker(AskModel(AskConfig(_shape(how, tokenizer.size), copying=how.copying)), tokenizer, AskerSettings())
+
+
+def _shape(how: TrainAskSettings, vocabulary: int) -> RoFormerV2Config | ShellConfig:
+    if how.mixer != "roformer_v2":
+        return ShellConfig(vocabulary, how.mixer, how.layers, how.width)
+    return RoFormerV2Config(
+        vocabulary=vocabulary,
         layers=how.layers,
         width=how.width,
         heads=max(1, how.width // 64),
         attention_dropout=0.0,  # keeps attention in one kernel; what little it would bring costs a third of the speed
     )
-    return Asker(AskModel(AskConfig(backbone, copying=how.copying)), tokenizer, AskerSettings())

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tianwen.ask.seq2seq import AskConfig, AskModel
+from tianwen.backbone.mixers import ShellConfig
 from tianwen.backbone.roformer_v2 import RoFormerV2Config
 from tianwen.errors import InputError
 from tianwen.text import Tokenizer
@@ -99,7 +100,8 @@ def load_asker(folder: Path) -> tuple[AskModel, Tokenizer, AskerSettings]:
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     model_folder.require_reader(folder, "tokenizer", tokenizer.fingerprint, metadata["tokenizer"])
     config = dict(metadata["config"])
-    model = AskModel(AskConfig(**{**config, "backbone": RoFormerV2Config(**config["backbone"])}))
+    shape = ShellConfig if "mixer" in config["backbone"] else RoFormerV2Config
+    model = AskModel(AskConfig(**{**config, "backbone": shape(**config["backbone"])}))
     model_folder.fill(model, weights, folder)
     return model, tokenizer, AskerSettings(**_known(metadata["settings"]))
 

@@ -1,7 +1,7 @@
-"""The asker's model: a UniLM prefix language model on RoFormerV2 with a copy mechanism.
+"""The asker's model: a UniLM prefix language model on RoFormerV2, or a recurrent one, with a copy mechanism.
 
-Post: 8802 (prefix tree question answering), 8998 (backbone). Paper: Dong et al., UniLM, 2019; See et al.,
-Get To The Point (pointer-generator), 2017.
+Post: 8802 (prefix tree question answering), 8998 (backbone), 9554 (recurrent backbones). Paper: Dong et al.,
+UniLM, 2019; See et al., Get To The Point (pointer-generator), 2017.
 
 Notation
     Q, T    source (question) and target tokens; the source sees itself, a target token sees the source and its own past
@@ -10,6 +10,8 @@ Notation
     p_c     softmax over source positions of <W_q h_t, W_k h_s>, added up per token: the copy distribution
     g       sigmoid(w h_t), the share that is copied;   p(y) = (1 - g) p_v(y) + g p_c(y)
     c_i     token embedding + A e_{i-1} + B e_{i-2}: each position also carries the two tokens before it
+
+A recurrent backbone reads source and target from left to right as one text, and remembers a state instead of keys.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tianwen.backbone.linear import linear, unpack
+from tianwen.backbone.mixers import RECURRENT, Shell, ShellConfig
 from tianwen.backbone.roformer_v2 import Attends, KeyValue, RoFormerV2, RoFormerV2Config
+from tianwen.errors import InputError
 
 ROWS_AT_ONCE = 512
 """Rows of logits computed together outside training: a few megabytes that stay in the cache."""
@@ -33,9 +37,19 @@ ROWS_AT_ONCE = 512
 class AskConfig:
     """Shape of the asker: its backbone, the width of the copy attention, and whether there is one."""
 
-    backbone: RoFormerV2Config = field(default_factory=lambda: RoFormerV2Config(layers=4, width=256, heads=4))
+    backbone: RoFormerV2Config | ShellConfig = field(
+        default_factory=lambda: RoFormerV2Config(layers=4, width=256, heads=4)
+    )
     copy_width: int = 128
     copying: bool = True  # without: the vocabulary's distribution alone, for comparison
+
+    def __post_init__(self) -> None:
+        shell = self.backbone
+        if isinstance(shell, ShellConfig) and (shell.bidirectional or shell.mixer not in RECURRENT):
+            raise InputError(
+                f"An asker's shell reads from left to right and its mixer is one of {', '.join(RECURRENT)}; given was "
+                f"{shell}. Its attention is RoFormerV2Config."
+            )
 
 
 class AskModel(nn.Module):
@@ -45,7 +59,8 @@ class AskModel(nn.Module):
         super().__init__()
         self.config = config
         width = config.backbone.width
-        self.backbone = RoFormerV2(config.backbone)
+        shape = config.backbone
+        self.backbone = RoFormerV2(shape) if isinstance(shape, RoFormerV2Config) else Shell(shape)
         self.previous = nn.Linear(2 * width, width, bias=False)  # A and B side by side
         self.copy_query = nn.Linear(width, config.copy_width, bias=False)
         self.copy_key = nn.Linear(width, config.copy_width, bias=False)
@@ -68,8 +83,13 @@ class AskModel(nn.Module):
         mask: Bool[Tensor, " batch 1 new total"],
         past: Sequence[KeyValue] | None = None,
     ) -> tuple[Float[Tensor, " batch new width"], list[KeyValue]]:
-        """Hidden states of new tokens; `before` holds the ids of the two tokens before each (-1: none)."""
-        extra = self._neighbours(before)
+        """Hidden states of new tokens; `before` holds the ids of the two tokens before each (-1: none).
+
+        A recurrent backbone reads rows from their start, padded on the right; positions and mask say no more than that.
+        """
+        extra = self.neighbours(before)
+        if isinstance(self.backbone, Shell):
+            return self.backbone(ids, extra=extra)[0], []
         return self.backbone(ids, segments=segments, positions=positions, mask=mask, past=past, extra=extra)
 
     def hidden_of_tokens(
@@ -82,12 +102,13 @@ class AskModel(nn.Module):
         attention: Sequence[Attends],
     ) -> Float[Tensor, " tokens width"]:
         """As `hidden`, for tokens laid end to end; each layer's `attention` knows who looks at whom."""
-        extra = self._neighbours(before)
+        extra = self.neighbours(before)
+        assert isinstance(self.backbone, RoFormerV2)
         return self.backbone.forward_tokens(
             ids, segments=segments, positions=positions, attention=attention, extra=extra
         )
 
-    def _neighbours(self, before: Int[Tensor, " *shape 2"]) -> Float[Tensor, " *shape width"]:
+    def neighbours(self, before: Int[Tensor, " *shape 2"]) -> Float[Tensor, " *shape width"]:
         """A e_{i-1} + B e_{i-2}; -1 is no token."""
         both = self.backbone.tokens(before.clamp(min=0)) * (before >= 0)[..., None]
         return linear(both.flatten(-2), self.previous.weight)

@@ -1,7 +1,8 @@
 """Decoding over a growing tree of tokens: one cache a question, shared by all its beams and candidates.
 
 A beam search usually copies the cache of a beam whenever beams part. Here nothing is copied: every token fed is a node
-of its question's tree, attention is masked to a node's ancestors, and a hypothesis is just a node.
+of its question's tree, attention is masked to a node's ancestors, and a hypothesis is just a node. What a recurrent
+model remembers is a state at every node (tree_states.py).
 
 Post: 8802. Idea of the mask: the UniLM mask (8998) with "its own past" read as "its ancestors in the tree".
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tianwen.ask.seq2seq import AskModel
-from tianwen.ask.tree_cache import Places, TreeAttention, TreeCache, attention_of_call
+from tianwen.ask.tree_cache import Call, Places, TreeCache
+from tianwen.ask.tree_states import TreeStates
+from tianwen.backbone.mixers import ShellConfig
 from tianwen.errors import ModelError
 
 
@@ -93,6 +97,12 @@ def _stacked_tensors(upper: Tensor, lower: Tensor) -> Tensor:
     return whole
 
 
+def new_memory(model: AskModel, batch: int) -> TreeCache | TreeStates:
+    """What the model's kind of backbone remembers of nodes: keys and values, or states."""
+    shape = model.config.backbone
+    return TreeStates(batch) if isinstance(shape, ShellConfig) else TreeCache(shape.layers, batch)
+
+
 class TreeSession:
     """The questions of a batch and every token fed below them.
 
@@ -118,7 +128,7 @@ class TreeSession:
         self.sees = np.zeros((batch, 0, 0), bool)
         weight = next(model.parameters())
         self.states = weight.new_zeros(batch, 0, model.config.backbone.width)
-        self.cache = TreeCache(model.config.backbone.layers, batch)
+        self.cache: TreeCache | TreeStates = new_memory(model, batch)
         self._encode(questions, prefixes if prefixes is not None else [np.zeros(0, np.int64)] * batch)
 
     @torch.inference_mode()
@@ -141,8 +151,9 @@ class TreeSession:
             [np.where(column >= k, self.ids[row, np.maximum(column - k, 0)], -1) for k in (1, 2)], axis=-1
         )
         places = self._places(Layout(row, column, np.arange(len(questions)), size))
-        attention = attention_of_call(self.cache, places, sees, column, size)
-        states = self._call(ids, before, (column >= source[:, 0]).astype(np.int64), column, attention)
+        segments, none = (column >= source[:, 0]).astype(np.int64), np.full_like(column, -1)
+        hangs = {"parent": none, "place": column, "sees": sees, "keep": column}
+        states = self._call(ids, before, segments, column, places=places, size=size, **hangs)
         self.states[places.row, places.column] = states
         self.tips = lengths - 1
         self.fed += len(ids)
@@ -172,7 +183,7 @@ class TreeSession:
         union.states = _stacked_tensors(self.states, other.states)
         union.copy_keys = _stacked_tensors(self.copy_keys, other.copy_keys)
         sizes = int(self.count.max(initial=0)), int(other.count.max(initial=0))
-        union.cache = self.cache.stacked(other.cache, sizes)
+        union.cache = self.cache.stacked(other.cache, sizes)  # pyright: ignore[reportArgumentType]  # one model, one kind
         return union
 
     def _places(self, layout: Layout) -> Places:
@@ -181,22 +192,11 @@ class TreeSession:
         return Places(row, column, owner, layout.width)
 
     def _call(
-        self,
-        ids: np.ndarray,
-        before: np.ndarray,
-        segments: np.ndarray,
-        position: np.ndarray,
-        attention: Sequence[TreeAttention],
+        self, ids: np.ndarray, before: np.ndarray, segments: np.ndarray, positions: np.ndarray, **hangs: Any
     ) -> Tensor:
         """Hidden states of n tokens laid end to end, [n, width]."""
         onto = lambda array: torch.from_numpy(np.require(array, np.int64, ["C", "W"])).to(self.states.device)  # noqa: E731
-        return self.model.hidden_of_tokens(
-            onto(ids),
-            before=onto(before),
-            segments=onto(segments),
-            positions=onto(position),
-            attention=attention,
-        )
+        return self.cache.run(self.model, Call(onto(ids), onto(before), onto(segments), onto(positions), **hangs))
 
     @property
     def roots(self) -> np.ndarray:
@@ -220,8 +220,9 @@ class TreeSession:
         sees = self._seen(owner, parent, place, node, layout.column, layout.width, size)
         depth = self.depth[owner, parent] + 1 + place
         before = self._before(chunks, owner, parent, place)
-        attention = attention_of_call(self.cache, self._places(layout), sees, node, size)
-        states = self._call(chunks.tokens, before, np.ones_like(owner), depth, attention)
+        hangs = {"parent": parent, "place": place, "sees": sees, "keep": node}
+        segments, places = np.ones_like(owner), self._places(layout)
+        states = self._call(chunks.tokens, before, segments, depth, places=places, size=size, **hangs)
         self.fed += len(chunks.tokens)
         self.calls[np.unique(chunks.owner)] += 1
         if node is None:

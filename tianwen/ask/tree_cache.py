@@ -14,23 +14,66 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from tianwen.ask.seq2seq import AskModel
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the n tokens of a call stand in its padded rows, and whose rows they are."""
+
+    row: Tensor  # int64 [n]
+    column: Tensor  # int64 [n]
+    owner: Tensor  # int64 [R]: the question of each row
+    columns: int  # C
+
+    def padded(self, flat: Tensor) -> Tensor:
+        """[n, h, s] -> [R, C, h, s], zeros where no token is."""
+        whole = flat.new_zeros(len(self.owner), self.columns, *flat.shape[1:])
+        whole[self.row, self.column] = flat
+        return whole
+
+
+@dataclass(frozen=True)
+class Call:
+    """The n tokens of one model call: what they are, where they hang, what they look at."""
+
+    ids: Tensor  # int64 [n]
+    before: Tensor  # int64 [n, 2]
+    segments: Tensor  # int64 [n]
+    positions: Tensor  # int64 [n]: depth in the tree
+    places: Places
+    parent: np.ndarray  # int64 [n]: the node above a chain's first token (-1: none); not read for the others
+    place: np.ndarray  # int64 [n]: index in its chain; a chain's tokens lie end to end
+    sees: np.ndarray  # bool [n, T], or [n, T + C] where nothing is kept
+    keep: np.ndarray | None  # int64 [n]: the node that each becomes
+    size: int  # T
+
 
 class TreeCache:
-    """Keys and values of each layer, [B, capacity, h, s]; capacity doubles when it is too small.
+    """What attention remembers of every node: keys and values of each layer, [B, capacity, h, s].
 
-    Slots that were never written are zero, not garbage: a masked NaN is still a NaN.
+    Capacity doubles when it is too small. Slots that were never written are zero, not garbage: a masked NaN is a NaN.
     """
 
     def __init__(self, layers: int, batch: int) -> None:
         self.batch = batch
         self.keys: list[Tensor | None] = [None] * layers
         self.values: list[Tensor | None] = [None] * layers
+
+    def run(self, model: AskModel, call: Call) -> Tensor:
+        """Hidden states [n, width] of the tokens of a call; those that are kept are remembered."""
+        attention = attention_of_call(self, call.places, call.sees, call.keep, call.size)
+        return model.hidden_of_tokens(
+            call.ids, before=call.before, segments=call.segments, positions=call.positions, attention=attention
+        )
 
     def write(self, layer: int, owner: Tensor, slot: Tensor, key: Tensor, value: Tensor, size: int) -> None:
         """Store keys and values [n, h, s] of the nodes (owner, slot); every slot is below `size`."""
@@ -61,22 +104,6 @@ class TreeCache:
                 whole[self.batch :, : sizes[1]] = lower
                 store[layer] = whole
         return union
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the n tokens of a call stand in its padded rows, and whose rows they are."""
-
-    row: Tensor  # int64 [n]
-    column: Tensor  # int64 [n]
-    owner: Tensor  # int64 [R]: the question of each row
-    columns: int  # C
-
-    def padded(self, flat: Tensor) -> Tensor:
-        """[n, h, s] -> [R, C, h, s], zeros where no token is."""
-        whole = flat.new_zeros(len(self.owner), self.columns, *flat.shape[1:])
-        whole[self.row, self.column] = flat
-        return whole
 
 
 class TreeAttention:

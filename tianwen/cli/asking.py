@@ -85,6 +85,15 @@ def ask(
                 print(line, flush=True)
 
 
+class AskMixer(str, Enum):
+    """Backbones of an asker."""
+
+    roformer_v2 = "roformer_v2"
+    lru = "lru"
+    slru = "slru"
+    rwkv = "rwkv"
+
+
 @train.command("ask")
 def train_ask(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the model.", show_default=False)],
@@ -113,6 +122,9 @@ def train_ask(
     encoder: Annotated[
         Path | None, typer.Option("--encoder", metavar="DIR", help="Start from a pretrained one; see: train encoder")
     ] = None,
+    mixer: Annotated[
+        AskMixer, typer.Option("--mixer", help="What carries words to each other; with --scratch.")
+    ] = AskMixer.roformer_v2,
     layers: Annotated[int, typer.Option("--layers", metavar="N", min=1, help="With --scratch.")] = 4,
     width: Annotated[int, typer.Option("--width", metavar="N", min=2, help="With --scratch.")] = 256,
     storage: Annotated[
@@ -139,6 +151,7 @@ def train_ask(
         learning_rate=learning_rate,
         synthetic=synthetic,
         english=english,
+        mixer=mixer.value,
         layers=layers,
         width=width,
         storage=storage.value,

@@ -19,7 +19,7 @@ from tianwen.backbone.linear import linear
 from tianwen.backbone.masks import encoder_mask, valid_tokens
 from tianwen.backbone.mixers import Shell, ShellConfig
 from tianwen.backbone.packing import Pack
-from tianwen.backbone.roformer_v2 import RoFormerV2, RoFormerV2Config, rms_norm
+from tianwen.backbone.roformer_v2 import RoFormerV2, RoFormerV2Config
 
 BackboneConfig = RoFormerV2Config | ShellConfig
 
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
         if isinstance(self.backbone, RoFormerV2):
             full = bool((lengths == ids.shape[1]).all())
             return self.backbone(ids, mask=None if full else encoder_mask(valid), extra=extra)[0]
-        return self._shell(self.backbone, ids, extra, None, lengths)
+        return self.backbone(ids, lengths=lengths, extra=extra)[0]
 
     def forward_packed(self, batch: Pack) -> Float[Tensor, " tokens width"]:
         """Hidden states of sequences laid end to end, each as if it were alone."""
@@ -59,7 +59,7 @@ class Encoder(nn.Module):
                 self.forward(ids[None], lengths[i : i + 1])[0] for i, ids in enumerate(batch.ids.split(batch.lengths))
             ]
             return torch.cat(rows)
-        return self._shell(self.backbone, batch.ids[None], extra, (batch.positions == 0)[None], None)[0]
+        return self.backbone(batch.ids[None], reset=(batch.positions == 0)[None], extra=extra)[0][0]
 
     def _extra(self, ids: Tensor, owner: Tensor) -> Tensor | None:
         """The neighbours' share [B, T, d]; a token of another `owner` (sequence, or -1 for padding) is no neighbour."""
@@ -73,11 +73,3 @@ class Encoder(nn.Module):
             ends.fill_(False)  # what was rolled around
             parts.append(x.roll(-k, 1) * same[..., None])
         return linear(torch.cat(parts, dim=-1), self.neighbours.weight)
-
-    @staticmethod
-    def _shell(shell: Shell, ids: Tensor, extra: Tensor | None, reset: Tensor | None, lengths: Tensor | None) -> Tensor:
-        x = shell.tokens(ids) if extra is None else shell.tokens(ids) + extra
-        x = rms_norm(shell.dropout(x), shell.config.eps)
-        for layer in shell.layers:
-            x, _ = layer(x, None, reset, lengths)
-        return x
