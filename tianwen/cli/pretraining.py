@@ -1,4 +1,4 @@
-"""The command that pretrains an encoder: train encoder.
+"""The commands that make an encoder: train encoder, train multitask.
 
 Post: 8998
 """
@@ -142,6 +142,82 @@ def train_encoder(
         print(
             f"tianwen: {numbers['broken_lines']:,} lines left out: not UTF-8, or JSON without a text.", file=sys.stderr
         )
+    say(f"{table(numbers)}\nGo on: tianwen train ask --encoder {out} ...", numbers, as_json=as_json)
+
+
+@train.command("multitask")
+def train_multitask(
+    encoder: Annotated[Path, typer.Argument(metavar="ENCODER", help="Folder of a pretrained one; see: train encoder")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the new one.", show_default=False)],
+    labelled: Annotated[
+        list[Path] | None,
+        typer.Option("--labelled", metavar="FILE", help="Texts with entities, facts or events; a task each."),
+    ] = None,
+    questions: Annotated[
+        list[Path] | None, typer.Option("--questions", metavar="FILE", help="Questions with answers; a task each.")
+    ] = None,
+    pairs: Annotated[
+        list[Path] | None, typer.Option("--pairs", metavar="FILE", help="Text, text, label with tabs; a task each.")
+    ] = None,
+    text: Annotated[
+        list[Path] | None, typer.Option("--text", metavar="FILE", help="Plain text, so that it is not forgotten.")
+    ] = None,
+    text_share: Annotated[float, typer.Option("--text-share", metavar="P", help="Share of batches of it.")] = 0.4,
+    words: Annotated[Words, typer.Option("--words", help="What is hidden in it as a whole.")] = Words.jieba,
+    corpus: Annotated[
+        Path | None, typer.Option("--corpus", metavar="DIR", help="Folder of the tokenised text, if it is there.")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How long to train.")] = 1000,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", min=64, help="Tokens in a batch.")] = 2048,
+    accumulate: Annotated[
+        int, typer.Option("--accumulate", metavar="N", min=1, help="Batches, each of one task, in a step.")
+    ] = 4,
+    length: Annotated[int, typer.Option("--length", metavar="N", min=16, help="Tokens of a text.")] = 128,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", metavar="X", help="The highest.")] = 1e-4,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda; without it a GPU where there is one.")
+    ] = None,
+    bf16: Annotated[
+        bool | None, typer.Option("--bf16/--fp32", help="Products in bfloat16; without either: on a GPU.")
+    ] = None,
+    storage: Annotated[
+        Storage, typer.Option("--storage", help="How weights are stored; int8 is a quarter of fp32.")
+    ] = Storage.fp32,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another number, another course.")] = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train an encoder on many labelled tasks at once, each with gradients of the same length.
+
+    The result is an encoder like the first: for train ask --encoder and train extract --encoder. Started again with the
+    same folder and files, training goes on where it was stopped.
+    """
+    if not (labelled or questions or pairs):
+        raise typer.BadParameter("Give --labelled, --questions or --pairs, with a file each; several are fine.")
+    from tianwen.pretrain import gathering, multitask
+    from tianwen.terminal import progress
+    from tianwen.training.distributed import chosen_device
+
+    place = chosen_device(device)
+    how = multitask.MultitaskSettings(
+        steps=steps,
+        accumulate=accumulate,
+        learning_rate=learning_rate,
+        text_share=text_share,
+        precision="bf16" if (bf16 if bf16 is not None else place.type == "cuda") else "fp32",
+        storage=storage.value,
+        seed=seed,
+    )
+    files = gathering.TaskFiles(tuple(labelled or ()), tuple(questions or ()), tuple(pairs or ()), tuple(text or ()))
+    with progress("Reading", quiet=quiet) as bar:
+        begun, tasks = gathering.gather_tasks(
+            encoder,
+            files,
+            corpus or out / "corpus",
+            how=gathering.Reading(batch=batch, length=length, words=words.value, seed=seed, device=place),
+            report=bar,
+        )
+    numbers = multitask.train_multitask(begun, tasks, out, settings=how, device=place, quiet=quiet)
     say(f"{table(numbers)}\nGo on: tianwen train ask --encoder {out} ...", numbers, as_json=as_json)
 
 

@@ -94,7 +94,7 @@ def request_for(files: Sequence[str | Path], *, vocabulary: str, words: str) -> 
     """
     if not files:
         raise InputError("There is no text to learn from; give at least one file.")
-    names = _names(files)
+    names = names_of(files)
     told = [[name, *_identity(Path(file))] for name, file in zip(names, files, strict=True)]
     return {"files": told, "vocabulary": vocabulary, "words": words}
 
@@ -115,7 +115,7 @@ def remove_corpus(folder: Path) -> None:
     shutil.rmtree(rubbish, ignore_errors=True)
 
 
-def _names(files: Sequence[str | Path]) -> list[str]:
+def names_of(files: Sequence[str | Path]) -> list[str]:
     """A short name for each file, its own up to the first dot; the second of one name gets -2."""
     names: list[str] = []
     for file in files:

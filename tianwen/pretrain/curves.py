@@ -1,4 +1,4 @@
-"""The course of a pretraining as a picture: loss, and the share of hidden words guessed right in each source.
+"""The course of a pretraining as a picture: loss, and by source the share of hidden words guessed right, or by task.
 
 Post: 8998.
 """
@@ -21,14 +21,17 @@ def draw_curves(log: Path, picture: Path) -> None:
     found = [line for line in lines if line.get("evaluation")]
     if not steps:
         return
-    panels = [Panel("training loss", "step", "nats a hidden token", [_curve(_thinned(steps), "loss")])]
-    names = [name for name in (found[-1]["evaluation"] if found else {}) if name.startswith("accuracy")]
+    panels = [Panel("training loss", "step", "nats", [_curve(_thinned(steps), "loss")])]
+    told = list(found[-1]["evaluation"]) if found else []
+    names = [name for name in told if name.startswith("accuracy")] or [n for n in told if n.startswith("loss of")]
     if names:
         curves = [
             Curve([line["step"] for line in found], [line["evaluation"].get(name, 0.0) for line in found], _short(name))
             for name in names
         ]
-        panels.append(Panel("hidden tokens guessed right, held-out text", "step", "share", curves))
+        guessed = names[0].startswith("accuracy")
+        title = "hidden tokens guessed right, held-out text" if guessed else "loss on what was kept apart"
+        panels.append(Panel(title, "step", "share" if guessed else "nats", curves))
     draw(picture, panels, title=f"{steps[-1]['step']:,} steps")
 
 
@@ -41,4 +44,4 @@ def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _short(name: str) -> str:
-    return name.removeprefix("accuracy of ").replace("accuracy", "all")
+    return name.removeprefix("accuracy of ").removeprefix("loss of ").replace("accuracy", "all")

@@ -37,14 +37,14 @@ def corpus_of(
     files: Sequence[str | Path],
     folder: Path,
     *,
-    vocabulary: str = "12000",
+    vocabulary: str | Tokenizer = "12000",
     words: Words = "jieba",
     workers: int = 1,
     report: Report | None = None,
 ) -> Corpus:
     """The corpus of these files in `folder`, made if it is not there.
 
-    vocabulary: the most pieces of a new one, counted out of the files; or the path of a `tokenizer.json`.
+    vocabulary: the most pieces of a new one, counted out of the files; or the path of a `tokenizer.json`; or that.
     Raises InputError for files that cannot be read or hold no text, MissingExtra for words="jieba" without it.
     """
     request = request_for(files, vocabulary=_named(vocabulary), words=words)
@@ -56,12 +56,16 @@ def corpus_of(
     return open_corpus(folder)
 
 
-def _named(vocabulary: str) -> str:
+def _named(vocabulary: str | Tokenizer) -> str:
     """What tells one vocabulary from another."""
-    return vocabulary if vocabulary.isdigit() else Tokenizer.load(vocabulary).fingerprint
+    if isinstance(vocabulary, str):
+        return vocabulary if vocabulary.isdigit() else Tokenizer.load(vocabulary).fingerprint
+    return vocabulary.fingerprint
 
 
-def _tokenizer(files: Sequence[str | Path], vocabulary: str, report: Report | None) -> Tokenizer:
+def _tokenizer(files: Sequence[str | Path], vocabulary: str | Tokenizer, report: Report | None) -> Tokenizer:
+    if not isinstance(vocabulary, str):
+        return vocabulary
     if not vocabulary.isdigit():
         return Tokenizer.load(vocabulary)
     return Tokenizer.train(_passages(files, report, "Counting pieces"), size=int(vocabulary))
