@@ -18,7 +18,7 @@ import mmap
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -160,6 +160,38 @@ def _buffers(content: mmap.mmap) -> tuple[int, list[tuple[int, int]]]:
         raise ValueError(f"not an Arrow file: {error}") from error
 
 
+class Places(NamedTuple):
+    """Where a file of one record batch says how large it is, and where its buffers lie."""
+
+    rows: int
+    nodes: list[int]  # of each column its number of rows
+    buffers: list[int]  # of each buffer its place in the body and its length
+    body_lengths: tuple[int, int]  # in the message and in the footer
+    body: int
+    after: int
+
+
+def places_in_file(content: bytearray) -> Places:
+    """The places of a file that `write_columns` wrote, of at least one row."""
+    (size,) = struct.unpack_from("<i", content, len(content) - 10)
+    footer = _follow(content, len(content) - 10 - size)
+    block = _follow(content, _field(content, footer, 3) or 0) + 4
+    start, metadata, length = struct.unpack_from("<qi4xq", content, block)
+    message = _follow(content, start + 8)
+    batch = _follow(content, _field(content, message, 2) or 0)
+    nodes = _follow(content, _field(content, batch, 1) or 0)
+    buffers = _follow(content, _field(content, batch, 2) or 0)
+    count_of = lambda at: struct.unpack_from("<I", content, at)[0]  # noqa: E731
+    return Places(
+        _field(content, batch, 0) or 0,
+        [nodes + 4 + 16 * k for k in range(count_of(nodes))],
+        [buffers + 4 + 16 * k for k in range(count_of(buffers))],
+        (_field(content, message, 3) or 0, block + 16),
+        start + metadata,
+        start + metadata + length,
+    )
+
+
 def _parse(content: mmap.mmap) -> tuple[int, list[tuple[int, int]]]:
     if content[:6] != _MAGIC or content[-6:] != _MAGIC:
         raise ValueError("not an Arrow file")
@@ -191,12 +223,12 @@ def _parse(content: mmap.mmap) -> tuple[int, list[tuple[int, int]]]:
     return rows, [(body + place, length) for place, length in buffers]
 
 
-def _follow(content: mmap.mmap, at: int) -> int:
+def _follow(content: mmap.mmap | bytearray, at: int) -> int:
     """Where a flatbuffer reference points."""
     return at + struct.unpack_from("<I", content, at)[0]
 
 
-def _field(content: mmap.mmap, table: int, number: int) -> int | None:
+def _field(content: mmap.mmap | bytearray, table: int, number: int) -> int | None:
     """Where a table's field lies; None when it is left out (its default value)."""
     fields = table - struct.unpack_from("<i", content, table)[0]
     (size,) = struct.unpack_from("<H", content, fields)
@@ -206,7 +238,7 @@ def _field(content: mmap.mmap, table: int, number: int) -> int | None:
     return table + place if place else None
 
 
-def _vector(content: mmap.mmap, at: int | None, item: str) -> Sequence[tuple[int, ...]]:
+def _vector(content: mmap.mmap | bytearray, at: int | None, item: str) -> Sequence[tuple[int, ...]]:
     if at is None:
         return []
     start = _follow(content, at)

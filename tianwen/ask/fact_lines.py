@@ -100,15 +100,16 @@ class FactStream:
 def line_blocks(stream: FactStream, report: Report) -> Iterator[tuple[int, pl.Series]]:
     """Yield (number of the first line, lines) in blocks of about 16 MB; a line that is not UTF-8 is null and reported.
 
-    Line ends are LF or CRLF; a byte-order mark is dropped. Memory stays at a few blocks whatever the file's size; a
-    line beyond 64 MB is skipped without being held.
+    Line ends are LF or CRLF; a byte-order mark is dropped. Memory stays at a few blocks whatever the file's size
+    (`report.block_bytes` can make them smaller); a line beyond 64 MB is skipped without being held.
     """
     _refuse_utf16(stream)
+    size = min(BLOCK_BYTES, report.block_bytes or BLOCK_BYTES)
     number, pending, skipping, first = 1, b"", False, True
     while True:
-        chunk = stream.read(BLOCK_BYTES)
+        chunk = stream.read(size)
         if first and chunk.startswith(b"\xef\xbb\xbf"):
-            chunk = chunk[3:] or stream.read(BLOCK_BYTES)
+            chunk = chunk[3:] or stream.read(size)
         first = False
         last = not chunk
         report.bytes_done = max(report.bytes_done, stream.position())

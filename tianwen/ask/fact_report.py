@@ -56,6 +56,7 @@ class Report:
     reasons: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     bytes_done: int = 0
+    block_bytes: int | None = None  # text that is read at once, where memory is short
     _pending: list[Problem] = field(default_factory=list, repr=False)
 
     def skip(self, file: str, line: int, reason: str, *, kind: str | None = None) -> None:

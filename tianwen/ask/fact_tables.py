@@ -18,7 +18,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tianwen.ask.fact_lines import LINE_LIMIT, FactStream, line_blocks
+from tianwen.ask.fact_lines import BLOCK_BYTES, LINE_LIMIT, FactStream, line_blocks
 from tianwen.ask.fact_report import RAW_SCHEMA, Report
 from tianwen.ask.facts import FIELDS
 from tianwen.errors import InputError
@@ -103,8 +103,8 @@ def read_parquet(stream: FactStream, path: str | Path, report: Report) -> Iterat
                 "(or 主语, 谓语, 宾语), sense and source may follow. Rename the columns."
             )
         columns = header.raw([_as_text(pl.col(name), schema[name]) for name in schema.names()])
-        start = 0
-        while (part := table.slice(start, ROWS_AT_ONCE).collect()).height:
+        start, step = 0, min(ROWS_AT_ONCE, (report.block_bytes or BLOCK_BYTES) * ROWS_AT_ONCE // BLOCK_BYTES)
+        while (part := table.slice(start, step).collect()).height:
             raw = part.with_columns((pl.int_range(pl.len(), dtype=pl.Int64) + start + 1).alias("line"))
             yield report.keep(_explode_objects(raw.select("line", *columns)), stream.name)
             start += part.height

@@ -35,7 +35,9 @@ FEW, MANY = 4096, 2**20
 TEXTS_AT_ONCE = 200_000
 """Names that are tokenised together."""
 
-_SUBJECT = "subject_tree_"
+SUBJECT = "subject_tree_"
+"""What the names of the subject tree's files begin with."""
+
 _OWN_ARRAYS = ("subject_ptr", "pair", "name_ptr", "name_token", "name_token_high", "layout")
 
 
@@ -122,7 +124,7 @@ class FieldedTrie:
         """The tree as named arrays."""
         layout = np.array(self.tree[12:], np.int64)
         own = dict(zip(_OWN_ARRAYS, (*self.tree[7:12], layout), strict=True))
-        return own | {_SUBJECT + name: array for name, array in self._subjects.arrays().items()}
+        return own | {SUBJECT + name: array for name, array in self._subjects.arrays().items()}
 
     def save(self, folder: str | Path) -> list[str]:
         """Write the arrays into an existing folder; the file names, to be recorded in its manifest."""
@@ -132,8 +134,8 @@ class FieldedTrie:
     def open(cls, folder: str | Path) -> FieldedTrie:
         """Memory-map a saved tree. Raises KnowledgeBaseDamaged when a file is missing or is no array."""
         own = load_arrays(folder, _OWN_ARRAYS)
-        subjects = load_arrays(folder, tuple(_SUBJECT + name for name in LevelOrderTree._fields))
-        tree = CatalogueTrie.from_arrays({name.removeprefix(_SUBJECT): array for name, array in subjects.items()}).tree
+        subjects = load_arrays(folder, tuple(SUBJECT + name for name in LevelOrderTree._fields))
+        tree = CatalogueTrie.from_arrays({name.removeprefix(SUBJECT): array for name, array in subjects.items()}).tree
         pair_bytes, sense_bits, predicates = (int(number) for number in own.pop("layout"))
         return cls(FactTree(*tree, **own, pair_bytes=pair_bytes, sense_bits=sense_bits, predicates=predicates))
 
@@ -264,8 +266,13 @@ def _name_table(predicates: SortedRows, senses: SortedRows) -> tuple[np.ndarray,
     parts = [(slots(names.row_ptr, names.first), names.tokens) for names in (predicates, senses)]
     tokens = np.concatenate([tokens[flat] for (_, flat), tokens in parts])
     lengths = np.concatenate([np.diff(ptr) for (ptr, _), _ in parts])
-    if len(tokens) >= 2**32 or lengths.max(initial=0) >= 2**field_rows.DEPTH_BITS:
+    check_name_table(len(tokens), int(lengths.max(initial=0)))
+    return pointers(lengths).astype(np.uint32), *split_tokens(tokens)
+
+
+def check_name_table(tokens: int, longest: int) -> None:
+    """Raise InputError where the tokens of all predicates and senses, or of the longest, are too many."""
+    if tokens >= 2**32 or longest >= 2**field_rows.DEPTH_BITS:
         raise InputError(
             "A predicate or sense is longer than 16 million tokens, or all of them than 4 billion; shorten them."
         )
-    return pointers(lengths).astype(np.uint32), *split_tokens(tokens)

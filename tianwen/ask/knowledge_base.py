@@ -25,12 +25,15 @@ import numpy as np
 from tianwen.ask import catalogue as store
 from tianwen.ask.durable import bytes_below, remove_tree, telling
 from tianwen.ask.fact_report import Report
+from tianwen.ask.facts_on_disk import FactsOnDisk
 from tianwen.ask.loading import Loaded, Progress, Source, gather, gather_numbered, without_known
+from tianwen.ask.memory import bound_of
 from tianwen.ask.merging import Background, Merger
 from tianwen.ask.new_folder import build_folder
 from tianwen.ask.numbered_facts import NumberedFacts
 from tianwen.ask.open_folder import OpenFolder
 from tianwen.ask.replacing import Exchange, Replaced, exchange
+from tianwen.ask.scratch import Scratch
 from tianwen.ask.snapshot import Snapshot, check_text
 from tianwen.errors import InputError, KnowledgeBaseDamaged
 from tianwen.text import Tokenizer
@@ -59,31 +62,30 @@ class KnowledgeBase:
         overwrite: bool = False,
         progress: Progress | None = None,
         report: Report | None = None,
+        memory: str | float | None = None,
     ) -> KnowledgeBase:
         """Read facts and make a knowledge base of them; it appears at `folder` complete, or not at all.
 
         `source` is a file, several files, or facts (see `loading.Source`; `read_facts` for other options). With
         `overwrite` the facts replace those of a knowledge base that is there, in one step that readers see whole.
         `report` tells what was read; with `strict` the first line that is no fact raises InputError.
+        `memory`, such as "1GB" or bytes, is what the process may take; facts that need more are sorted on disk, beside
+        `folder`. Without it that is most of what the machine has free. The result is the same.
         """
-        folder = Path(folder)
+        folder, bound = Path(folder), bound_of(memory)
         _require_place(folder, overwrite)
         report = Report() if report is None else report
         report.strict = report.strict or strict
         with telling(folder, "building"):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            loaded = gather_numbered(source, report, beside=folder.parent, progress=progress)
-        if not loaded.facts.height and (loaded.files or report.skipped):
-            raise InputError(f"There is no fact to build a knowledge base from. {report.summary()}")
-        if progress is not None:
-            progress(0, loaded.facts.height, "indexing")
-        with telling(folder, "building"):
-            if not (folder / store.FILE).exists() or not cls._replaced(folder, loaded, tokenizer, progress):
-                old = _moved_away(folder) if (folder / store.FILE).exists() else None
-                created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-                build_folder(folder, loaded, tokenizer, {"created": created}, progress)
-                if old is not None:
-                    remove_tree(old)
+            with Scratch(folder) as scratch:
+                loaded = gather_numbered(source, report, scratch, bound=bound, progress=progress)
+                if not loaded.facts.height and (loaded.files or report.skipped):
+                    raise InputError(f"There is no fact to build a knowledge base from. {report.summary()}")
+                if progress is not None:
+                    progress(0, loaded.facts.height, "indexing")
+                cls._written(folder, loaded, tokenizer, progress)
+        report.merged += loaded.duplicates
         return cls.open(folder, tokenizer=tokenizer)
 
     @classmethod
@@ -181,7 +183,7 @@ class KnowledgeBase:
             fresh = without_known(loaded.facts, snapshot)
             known = loaded.facts.height - fresh.height
             report.merged += known
-            loaded.duplicates += known
+            loaded.merged += known
             if fresh.height or loaded.duplicates or loaded.files:
                 self._opened.exchange(Exchange([], fresh), loaded)
         self._merge_if_due()
@@ -257,8 +259,21 @@ class KnowledgeBase:
             self._background.start(self._merger.run_quietly)
 
     @classmethod
+    def _written(
+        cls, folder: Path, loaded: Loaded[NumberedFacts | FactsOnDisk], tokenizer: Tokenizer, progress: Progress | None
+    ) -> None:
+        """Write what was read, as a new folder or in the place of what is there."""
+        if (folder / store.FILE).exists() and cls._replaced(folder, loaded, tokenizer, progress):
+            return
+        old = _moved_away(folder) if (folder / store.FILE).exists() else None
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        build_folder(folder, loaded, tokenizer, {"created": created}, progress)
+        if old is not None:
+            remove_tree(old)
+
+    @classmethod
     def _replaced(
-        cls, folder: Path, loaded: Loaded[NumberedFacts], tokenizer: Tokenizer, progress: Progress | None
+        cls, folder: Path, loaded: Loaded[NumberedFacts | FactsOnDisk], tokenizer: Tokenizer, progress: Progress | None
     ) -> bool:
         """Put facts in the place of all those of an existing knowledge base; False when that is damaged."""
         try:

@@ -19,8 +19,11 @@ from jaxtyping import Int64
 from tianwen.ask.fact_files import read_facts
 from tianwen.ask.fact_report import FACT_SCHEMA, Report
 from tianwen.ask.facts import FIELDS, Fact, as_facts
+from tianwen.ask.facts_on_disk import FactsOnDisk
+from tianwen.ask.memory import Bound
 from tianwen.ask.numbered_facts import Gathering, NumberedFacts
 from tianwen.ask.ragged import pointers
+from tianwen.ask.scratch import Scratch
 from tianwen.ask.snapshot import Snapshot
 from tianwen.errors import InputError
 
@@ -35,14 +38,22 @@ Facts = TypeVar("Facts")
 _FACTS_AT_ONCE = 50_000
 _TOKENS_AT_ONCE = 4_000_000
 
+LEAST_BLOCK, A_BLOCK, ROOM_OF_LARGE_BLOCKS = 2**20, 60, 10**9
+"""Text is read in smaller blocks where there is less room: reading takes about thirty times a block."""
+
 
 @dataclass(slots=True)
 class Loaded(Generic[Facts]):
     """Facts read, each once, in the order of their first coming."""
 
     facts: Facts
-    duplicates: int = 0
+    merged: int = 0
     files: Files = field(default_factory=list)  # name, facts kept, lines left out
+
+    @property
+    def duplicates(self) -> int:
+        """How many facts had come before."""
+        return self.facts.duplicates if isinstance(self.facts, (NumberedFacts, FactsOnDisk)) else self.merged
 
 
 def gather(source: Source, report: Report) -> Loaded[pl.DataFrame]:
@@ -50,27 +61,33 @@ def gather(source: Source, report: Report) -> Loaded[pl.DataFrame]:
     loaded = Loaded(pl.DataFrame(schema=FACT_SCHEMA))
     everything = pl.concat([loaded.facts, *_frames(source, report, loaded.files)])
     loaded.facts = everything.unique(maintain_order=True)
-    loaded.duplicates = everything.height - loaded.facts.height
-    report.merged += loaded.duplicates
+    loaded.merged = everything.height - loaded.facts.height
+    report.merged += loaded.merged
     return loaded
 
 
 def gather_numbered(
-    source: Source, report: Report, *, beside: Path, progress: Progress | None = None
-) -> Loaded[NumberedFacts]:
-    """Read a source of any size in bounded memory; a temporary file is made in the folder `beside` if it is large."""
+    source: Source, report: Report, scratch: Scratch, *, bound: Bound | None = None, progress: Progress | None = None
+) -> Loaded[NumberedFacts | FactsOnDisk]:
+    """Read a source of any size: in memory but for the objects, or on disk where the bound wants it.
+
+    A temporary file is made beside the folder of `scratch` if objects are many. The duplicates among facts on disk are
+    known when those have been written.
+    """
     files: Files = []
     size = _size_of(source)
-    with Gathering(beside) as gathering:
+    room = None if bound is None else bound.room()
+    if room is not None and room < ROOM_OF_LARGE_BLOCKS:
+        report.block_bytes = max(LEAST_BLOCK, room // A_BLOCK)
+    with Gathering(scratch.folder.parent, bound=bound, scratch=scratch) as gathering:
         frames = _frames(source, report, files)
         for frame in _one_ahead(frames) if size else frames:
             gathering.take(frame)
             if progress is not None:
                 read = min(report.bytes_done / size, 1.0) if size else 0.0
                 progress(gathering.height, int(gathering.height / read) if read else None, "reading")
-        facts = gathering.finish()
-    report.merged += facts.duplicates
-    return Loaded(facts, facts.duplicates, files)
+        facts = gathering.on_disk or gathering.finish()
+    return Loaded(facts, files=files)
 
 
 def _one_ahead(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:

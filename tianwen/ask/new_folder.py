@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,25 @@ from jaxtyping import Int64
 
 from tianwen.ask import catalogue as store
 from tianwen.ask.catalogue import Catalogue
-from tianwen.ask.durable import WriteLock, checksum, flush_file, flush_folder, flush_tree, remove_tree
+from tianwen.ask.durable import checksum, flush_file, flush_folder, flush_tree, remove_tree
+from tianwen.ask.facts_on_disk import FactsOnDisk
 from tianwen.ask.loading import Loaded, Progress
 from tianwen.ask.numbered_facts import NumberedFacts
+from tianwen.ask.scratch import folder_beside
 from tianwen.ask.segment import Drawn
+from tianwen.ask.segment_on_disk import write_sorted
 from tianwen.errors import InputError
 from tianwen.text import Tokenizer
 
-LOCK = "write.lock"
 SEGMENTS = "segments"
 
 
 def write_segment(
-    folder: Path, number: int, facts: NumberedFacts, tokenizer: Tokenizer, progress: Progress | None = None
+    folder: Path,
+    number: int,
+    facts: NumberedFacts | FactsOnDisk,
+    tokenizer: Tokenizer,
+    progress: Progress | None = None,
 ) -> int:
     """Index facts into `segments/NUMBER`; the manifest's checksum. Nobody reads it before the catalogue names it."""
     target = segment_folder(folder, number)
@@ -43,20 +48,24 @@ def write_segment(
 
 @contextlib.contextmanager
 def written_beside(
-    beside: Path, facts: NumberedFacts, tokenizer: Tokenizer, progress: Progress | None = None
+    beside: Path, facts: NumberedFacts | FactsOnDisk, tokenizer: Tokenizer, progress: Progress | None = None
 ) -> Iterator[tuple[int, Int64[np.ndarray, " facts"]]]:
     """Index facts into a folder that is gone at the end unless it was renamed.
 
-    Yields the manifest's checksum, and for each row of the segment which of the facts it is.
+    Yields the manifest's checksum, and for each row of the segment which of the facts it is; not of facts on disk.
     """
     remove_tree(beside)
+    total = facts.height
+
+    def written(rows: int) -> None:
+        if progress is not None:
+            progress(rows, total, "writing")
+
     try:
-        drawn, total = Drawn.of(facts, tokenizer), facts.height
-
-        def written(rows: int) -> None:
-            if progress is not None:
-                progress(rows, total, "writing")
-
+        if isinstance(facts, FactsOnDisk):
+            yield write_sorted(facts, beside, tokenizer, tokenizer.fingerprint, written), np.empty(0, np.int64)
+            return
+        drawn = Drawn.of(facts, tokenizer)
         manifest = drawn.save(beside, tokenizer=tokenizer.fingerprint, written=written)
         order = drawn.order
         del drawn, facts
@@ -81,14 +90,14 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
 
 def build_folder(
     folder: Path,
-    loaded: Loaded[NumberedFacts],
+    loaded: Loaded[NumberedFacts | FactsOnDisk],
     tokenizer: Tokenizer,
     settings: dict[str, str],
     progress: Progress | None = None,
 ) -> None:
     """Make a whole knowledge base beside `folder` and rename it; raises InputError when `folder` appears meanwhile."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _folder_beside(folder) as beside:
+    with folder_beside(folder, "building") as beside:
         (beside / SEGMENTS).mkdir()
         settings = settings | write_tokenizer(beside, tokenizer)
         manifest = write_segment(beside, 1, loaded.facts, tokenizer, progress)
@@ -115,27 +124,3 @@ def note_sources(connection: store.sqlite3.Connection, loaded: Loaded[Any]) -> N
     for name, facts, skipped in loaded.files:
         store.insert_source(connection, name, facts, skipped)
     store.change_settings(connection, {}, duplicates=loaded.duplicates)
-
-
-@contextlib.contextmanager
-def _folder_beside(folder: Path) -> Iterator[Path]:
-    """A locked, empty folder next to `folder`, removed unless renamed; what dead processes left is removed too."""
-    prefix = f".{folder.name}.building-"
-    for left_over in folder.parent.glob(f"{prefix}*"):
-        lock = WriteLock(left_over / LOCK, timeout=0)
-        with contextlib.suppress(OSError):
-            if lock.try_lock():
-                remove_tree(left_over)
-                lock.__exit__()
-    while True:
-        beside = folder.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
-        beside.mkdir()
-        with WriteLock(beside / LOCK, timeout=1):
-            if not (beside / LOCK).exists():  # another builder cleaned up before it was locked
-                continue
-            try:
-                yield beside
-            finally:
-                if beside.exists():
-                    remove_tree(beside)
-            return

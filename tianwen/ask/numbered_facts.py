@@ -4,11 +4,12 @@ Post: 8802 (its base has 20,559,652 facts: two gigabytes of text, but 3.1 millio
 
 A fact costs 40 bytes here whatever its texts: four numbers, the place of its object in a file of objects, and a hash
 that finds duplicates. The objects wait in a temporary file beside the knowledge base until they are written in key
-order; a few of them stay in memory.
+order; a few of them stay in memory. Where even that is too much, everything waits on disk (`facts_on_disk`).
 """
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,15 +19,25 @@ import polars as pl
 from jaxtyping import Bool, Int32, Int64, UInt8, UInt32
 
 from tianwen.ask.facts import FIELDS
+from tianwen.ask.facts_on_disk import NAMED, FactsOnDisk, NumberedFrame, number
+from tianwen.ask.memory import Bound, held
 from tianwen.ask.ragged import kernel, pointers
-
-NAMED = ("subject", "predicate", "sense", "source")
+from tianwen.ask.scratch import Scratch
 
 KEPT_IN_MEMORY = 2**26
 """Bytes of objects that are not worth a file."""
 
 AT_ONCE = 1_000_000
 """Objects laid out together when they are written."""
+
+ROWS_OF_A_FRAME = 200_000
+"""Facts whose names are numbered together."""
+
+AT_LEAST, A_FACT, A_NAME, A_BYTE = 450_000_000, 50, 100, 3
+"""Bytes of memory that a build takes at its peak however few facts there are, and for each fact, each name of a frame,
+and each byte of such a name. Measured: 635 MB for a million facts, 984 MB for five."""
+
+log = logging.getLogger(__name__)
 
 
 class NumberedFacts:
@@ -90,17 +101,29 @@ class NumberedFacts:
 class Gathering:
     """Takes frames of facts and makes `NumberedFacts` of them; `beside` is the folder of the temporary file.
 
-    With `distinct` the caller says that no fact comes twice, and none is looked for.
+    With `distinct` the caller says that no fact comes twice, and none is looked for. With `bound` and `scratch` the
+    facts go to disk when indexing them would take more memory than that; they are then found in `on_disk`.
     """
 
-    def __init__(self, beside: Path | None = None, *, distinct: bool = False) -> None:
+    def __init__(
+        self,
+        beside: Path | None = None,
+        *,
+        distinct: bool = False,
+        bound: Bound | None = None,
+        scratch: Scratch | None = None,
+    ) -> None:
         self.distinct = distinct
+        self.height = 0
+        self.on_disk: FactsOnDisk | None = None
+        self._bound = bound
+        self._scratch = scratch
+        self._need = held() + AT_LEAST
         self._names: dict[str, list[pl.Series]] = {field: [] for field in NAMED}
         self._numbers: dict[str, list[np.ndarray]] = {field: [] for field in NAMED}
         self._lengths: list[np.ndarray] = []
         self._hashes: list[np.ndarray] = []
         self._file = tempfile.SpooledTemporaryFile(KEPT_IN_MEMORY, dir=None if beside is None else str(beside))  # noqa: SIM115
-        self.height = 0
 
     def __enter__(self) -> Gathering:
         return self
@@ -110,18 +133,47 @@ class Gathering:
 
     def take(self, frame: pl.DataFrame) -> None:
         """Some more facts, columns `facts.FIELDS`, none of them null."""
-        frame = frame.select(FIELDS)
-        if not frame.height:
-            return
-        for field in NAMED:  # numbered within the frame for now: a frame has few different names
-            names = frame[field].unique(maintain_order=True)
-            self._names[field].append(names)
-            self._numbers[field].append(_number(frame[field], names))
-        self._lengths.append(frame["object"].str.len_bytes().to_numpy().astype(np.int32))
-        self._file.write(frame["object"].str.join("").item().encode())
-        if not self.distinct:
-            self._hashes.append(frame.hash_rows(seed=0).to_numpy())
+        for part in frame.iter_slices(ROWS_OF_A_FRAME):
+            if part.height:
+                self._take(part)
+
+    def _take(self, frame: pl.DataFrame) -> None:
+        numbered = NumberedFrame.of(frame)
         self.height += frame.height
+        if self.on_disk is not None:
+            self.on_disk.take(numbered)
+            return
+        for field in NAMED:  # numbered within the frame for now
+            self._names[field].append(numbered.names[field])
+            self._numbers[field].append(numbered.numbers[field])
+            self._need += A_NAME * len(numbered.names[field]) + A_BYTE * int(
+                numbered.names[field].str.len_bytes().sum()
+            )
+        self._lengths.append(numbered.length.astype(np.int32))
+        self._file.write(numbered.objects.tobytes())
+        if not self.distinct:
+            self._hashes.append(frame.select(FIELDS).hash_rows(seed=0).to_numpy())
+        self._need += A_FACT * frame.height
+        if self._bound is not None and self._scratch is not None and self._need > self._bound.bytes:
+            self._go_to_disk(self._bound, self._scratch)
+
+    def _go_to_disk(self, bound: Bound, scratch: Scratch) -> None:
+        """Write what was gathered, and everything that will be."""
+        level, whose = (logging.INFO, "allowed") if bound.by_user else (logging.WARNING, "free")
+        size = f"{bound.bytes / 1e9:.2g} GB"
+        log.log(
+            level, f"Facts are sorted on disk: indexing them in memory takes more than the {size} that are {whose}."
+        )
+        self.on_disk = FactsOnDisk(scratch, bound)
+        self._file.seek(0)
+        for at, length in enumerate(self._lengths):
+            objects = self._file.read(int(length.sum(dtype=np.int64)))
+            names = {field: self._names[field][at] for field in NAMED}
+            numbers = {field: self._numbers[field][at] for field in NAMED}
+            self.on_disk.take(NumberedFrame(names, numbers, length.astype(np.uint32), np.frombuffer(objects, np.uint8)))
+        self._names, self._numbers = {field: [] for field in NAMED}, {field: [] for field in NAMED}
+        self._lengths, self._hashes = [], []
+        self._file.close()
 
     def finish(self) -> NumberedFacts:
         """All facts taken, each once. To be called once."""
@@ -146,18 +198,13 @@ class Gathering:
         return np.memmap(self._file, np.uint8, "r", shape=(size,))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
-def _number(column: pl.Series, names: pl.Series) -> np.ndarray:
-    """The place of each text of `column` in `names`, uint32."""
-    return column.cast(pl.Enum(names)).to_physical().cast(pl.UInt32).to_numpy()
-
-
 def _unified(names: list[pl.Series], numbers: list[np.ndarray]) -> tuple[pl.Series, UInt32[np.ndarray, " facts"]]:
     """One list of distinct names for all frames, and the numbers into it."""
     if not names:
         return pl.Series(dtype=pl.String), np.zeros(0, np.uint32)
     together = pl.concat(names)
     distinct = together.unique(maintain_order=True)
-    place = _number(together, distinct)
+    place = number(together, distinct)
     first = pointers(np.array([len(part) for part in names]))
     whole = np.empty(sum(map(len, numbers)), np.uint32)
     at = 0

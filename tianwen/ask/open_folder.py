@@ -18,10 +18,12 @@ from tianwen.ask import catalogue as store
 from tianwen.ask.catalogue import Catalogue, State
 from tianwen.ask.durable import WriteLock, checksum, damaged, is_read_only, remove_tree, telling
 from tianwen.ask.fact_files import facts_of
+from tianwen.ask.facts_on_disk import FactsOnDisk
 from tianwen.ask.loading import Loaded, Progress, frame_of
-from tianwen.ask.new_folder import LOCK, SEGMENTS, note_sources, segment_folder, write_segment, write_tokenizer
+from tianwen.ask.new_folder import SEGMENTS, note_sources, segment_folder, write_segment, write_tokenizer
 from tianwen.ask.numbered_facts import NumberedFacts
 from tianwen.ask.replacing import Exchange
+from tianwen.ask.scratch import LOCK
 from tianwen.ask.segment import check
 from tianwen.ask.snapshot import Snapshot, require_tokenizer
 from tianwen.ask.view import View
@@ -158,7 +160,7 @@ class OpenFolder:
             yield connection
 
     def replace_all(
-        self, loaded: Loaded[NumberedFacts], tokenizer: Tokenizer, *, progress: Progress | None = None
+        self, loaded: Loaded[NumberedFacts | FactsOnDisk], tokenizer: Tokenizer, *, progress: Progress | None = None
     ) -> None:
         """Put other facts in the place of everything, sources and tokenizer included."""
         state = self.catalogue.state()

@@ -130,7 +130,7 @@ def sort_rows(row_ptr: Int[np.ndarray, " n+1"], tokens: Int[np.ndarray, " t"], *
     bits = max(int(closed.max(initial=0)).bit_length(), 1)
     words = _first_words(ptr, closed, bits, 63 // bits)
     order = np.argsort(words, kind="stable")
-    _sort_ties(order, words[order], ptr, closed, 63 // bits)
+    sort_ties(order, words[order], ptr, closed, 63 // bits)
     shared, new = _shared_prefixes(order, ptr, closed)
     rank = np.empty(len(order), np.int64)
     rank[order] = np.cumsum(new) - 1
@@ -185,7 +185,7 @@ def _merge_sort(order, spare, ptr, tokens, skip):
 
 
 @kernel
-def _sort_ties(order, words, ptr, tokens, skip):
+def sort_ties(order, words, ptr, tokens, skip):
     """Finish the order inside each run of rows whose first tokens are equal."""
     spare = np.empty_like(order)
     start = 0

@@ -205,17 +205,21 @@ class Drawn:
         for number, objects in enumerate(self.facts.objects_in(self.order)):
             write_columns(folder / f"object-{number:04d}.arrow", objects.to_frame())
             written(min((number + 1) * AT_ONCE, self.facts.height))
-        files = {}
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                size, sums = sums_of(path)
-                files[path.relative_to(folder).as_posix()] = {"bytes": size, "crc32": sums}
-        counts = {"facts": self.facts.height, "keys": len(self.trie)}
-        manifest = {"format": FORMAT, **counts, "tokenizer": tokenizer, "files": files}
-        content = json.dumps(manifest, indent=1).encode()
-        (folder / MANIFEST).write_bytes(content)
-        flush_tree(folder)
-        return zlib.crc32(content)
+        return write_manifest(folder, self.facts.height, len(self.trie), tokenizer)
+
+
+def write_manifest(folder: Path, facts: int, keys: int, tokenizer: str) -> int:
+    """Record the files of a new segment and flush it; the manifest's checksum."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            size, sums = sums_of(path)
+            files[path.relative_to(folder).as_posix()] = {"bytes": size, "crc32": sums}
+    manifest = {"format": FORMAT, "facts": facts, "keys": keys, "tokenizer": tokenizer, "files": files}
+    content = json.dumps(manifest, indent=1).encode()
+    (folder / MANIFEST).write_bytes(content)
+    flush_tree(folder)
+    return zlib.crc32(content)
 
 
 def by_key(

@@ -5,8 +5,10 @@ Post: 8802
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +37,12 @@ def build(
     format: Format = None,
     strict: Strict = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a knowledge base that is already there.")] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory", metavar="SIZE", help="At most so much, such as 600MB or 1.5GB; without it, what is free."
+        ),
+    ] = None,
     model: Model = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -43,16 +51,18 @@ def build(
 
     TSV, CSV, JSON lines, Parquet and N-Triples are read, compressed or not. The columns are subject, predicate, object
     and, if you like, source. A full-width bracket at the end of a subject is its sense: 白蛇（电影）. Lines that cannot
-    be read are left out, counted and named.
+    be read are left out, counted and named. Facts that memory does not hold are sorted on disk, beside DIR.
     """
     from tianwen.ask.fact_files import Report
     from tianwen.ask.knowledge_base import KnowledgeBase
     from tianwen.terminal import progress
 
     report = Report(strict=strict)
-    with progress("Building", quiet=quiet) as bar:
+    with progress("Building", quiet=quiet) as bar, notes(quiet=quiet):
         source, tokenizer = tables(facts, format, report), tokenizer_of(model)
-        built = KnowledgeBase.build(source, kb, tokenizer=tokenizer, overwrite=force, report=report, progress=bar)
+        built = KnowledgeBase.build(
+            source, kb, tokenizer=tokenizer, overwrite=force, report=report, progress=bar, memory=memory
+        )
     built.close()
     name_skipped(report, quiet=quiet)
     say(f"{report.summary()} Knowledge base: {kb}", as_counts(report) | {"kb": str(kb)}, as_json=as_json)
@@ -184,6 +194,30 @@ def info(
             base.verify()
         facts = base.info()
     say(table(facts), facts, as_json=as_json)
+
+
+@contextmanager
+def notes(*, quiet: bool) -> Iterator[None]:
+    """Meanwhile what the build remarks goes to stderr; nothing with --quiet."""
+    log = logging.getLogger("tianwen.ask")
+    handler = logging.NullHandler() if quiet else Notes()
+    before = log.level, log.propagate
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]
+
+
+class Notes(logging.Handler):
+    """Prints remarks on what stderr is at that moment, which a progress bar may have changed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"tianwen: {record.getMessage()}", file=sys.stderr)
 
 
 def tokenizer_of(model: Path | None) -> Tokenizer:
