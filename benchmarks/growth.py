@@ -16,19 +16,23 @@ Lines = Mapping[str, Sequence[tuple[float, float]]]
 def plot(panels: Mapping[str, Lines], *, what: str, columns: int = 3) -> str:
     """The picture; all panels share the x axis, a line has the same colour everywhere."""
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-    colour = {name: (*COLOURS, "#d4739f", "#5b8c9e")[i % (len(COLOURS) + 2)] for i, name in enumerate(names)}
+    colour = {name: (*COLOURS, "#e377a8", "#20b2aa")[i % (len(COLOURS) + 2)] for i, name in enumerate(names)}
     xs = [x for lines in panels.values() for points in lines.values() for x, _ in points]
-    across = decades(xs)
+    low, high = enclosing(min(xs), down=True), enclosing(max(xs))
+    across = math.log10(low), math.log10(high if high > low else 10 * low)
     drawn = []
     for i, (title, lines) in enumerate(panels.items()):
         x, y = GAP + (i % columns) * (WIDTH + GAP), GAP + (i // columns) * (HEIGHT + GAP)
         drawn.append(f'<g transform="translate({x},{y})">{_panel(title, lines, colour, across)}</g>')
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    wide, high = GAP + columns * (WIDTH + GAP), GAP + rows * (HEIGHT + GAP) + 20
+    beside = len(panels) % columns  # panels of a last row with room for the legend, below which it stands otherwise
+    wide, high = GAP + columns * (WIDTH + GAP), GAP + rows * (HEIGHT + GAP) + (0 if beside else 20)
+    at = [(GAP + beside * (WIDTH + GAP), high - GAP - HEIGHT + 20 + 18 * i) for i in range(len(names))]
+    at = at if beside else [(GAP + i * 104, high - 12) for i in range(len(names))]
     legend = "".join(
-        f'<text x="{GAP + i * 104}" y="{high - 12}" fill="{colour[name]}">&#9644; {name}</text>'
-        for i, name in enumerate(names)
+        f'<text x="{x}" y="{y}" fill="{colour[name]}">&#9644; {name}</text>'
+        for (x, y), name in zip(at, names, strict=True)
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" height="{high}" '
@@ -43,7 +47,14 @@ def decades(values: Sequence[float]) -> tuple[int, int]:
     return low, max(high, low + 1)
 
 
-def _panel(title: str, lines: Lines, colour: Mapping[str, str], across: tuple[int, int]) -> str:
+def enclosing(value: float, *, down: bool = False) -> float:
+    """The next of 1, 2, 5, 10, 20 ... that is at least the value, or with `down` at most."""
+    decade = 10.0 ** math.floor(math.log10(value))
+    steps = [decade * step for step in (1, 2, 5, 10)]
+    return max(step for step in steps if step <= value) if down else min(step for step in steps if step >= value)
+
+
+def _panel(title: str, lines: Lines, colour: Mapping[str, str], across: tuple[float, float]) -> str:
     up = decades([y for points in lines.values() for _, y in points] or [1.0])
 
     def right(x: float) -> float:
@@ -57,8 +68,10 @@ def _panel(title: str, lines: Lines, colour: Mapping[str, str], across: tuple[in
         y = down(10.0**power)
         grid += f'<line x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
         grid += f'<text x="-6" y="{y + 4:.1f}" text-anchor="end">{_short(power)}</text>'
-    for power in range(across[0], across[1] + 1):
-        grid += f'<text x="{right(10.0**power):.1f}" y="{HEIGHT + 15}" text-anchor="middle">{_short(power)}</text>'
+    for power in range(math.ceil(across[0]), math.floor(across[1]) + 1):
+        x = right(10.0**power)
+        grid += f'<line x1="{x:.1f}" x2="{x:.1f}" y2="{HEIGHT}" stroke="#eee"/>'
+        grid += f'<text x="{x:.1f}" y="{HEIGHT + 15}" text-anchor="middle">{_short(power)}</text>'
     drawn = ""
     for name, points in lines.items():
         at = [(right(x), down(y)) for x, y in points]

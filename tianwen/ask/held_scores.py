@@ -36,12 +36,12 @@ from tianwen.ask.score_buffers import (
     MINUS_INFINITY,
     NOTHING,
     NOWHERE,
-    WIDE,
     Buffer,
     ScoreBuffers,
     WholeRows,
     as_array,
     copy_lists,
+    is_wide,
 )
 from tianwen.ask.segment_table import SegmentTable, dead_at, tree_at
 from tianwen.ask.union_steps import live_step
@@ -73,6 +73,7 @@ class HeldScores:
         self._last, self._tokens, self._spare = NOWHERE, -1, NOWHERE
         self._begins = 1 + PLACE * len(segments.table)  # where the tokens of a row begin
         self._at_root = _shown_at_root(segments, at_root, ends)
+        self._is_wide = is_wide(self._at_root)
         self._whole: tuple[torch.dtype, WholeRows] | None = None
 
     def step(self, ids: Int64[Tensor, " B T"], scores: Float[Tensor, " B V"]) -> tuple[Tensor | None, int]:
@@ -86,7 +87,7 @@ class HeldScores:
             return None, 0
         if scores.ndim != 2 or len(scores) != rows:  # the kernel knows addresses only: what does not fit ends here
             return None, 0
-        at_root = length == self._prompt_len and len(self._at_root) * WIDE > scores.shape[1]
+        at_root = length == self._prompt_len and self._is_wide
         buffer = self._buffers.take(scores, clean=not at_root)
         if buffer.array is None:
             return None, 0
