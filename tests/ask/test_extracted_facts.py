@@ -67,6 +67,12 @@ def test_the_same_fact_comes_once_a_place_and_from_the_narrower_of_two(tmp_path)
     assert report.skipped == 0
 
 
+def test_of_a_mere_string_the_first_place_is_meant(tmp_path):
+    text = "天问一号升空。后来天问一号着陆。"
+    (found,), _ = read(tmp_path, line(fact("天问一号", "升空", "状态"), text=text))
+    assert found.source == "page.txt:0-7: 天问一号升空。"
+
+
 def test_0_facts_are_no_error(tmp_path):
     found, report = read(tmp_path, line(), line())
     assert found == []

@@ -1,6 +1,7 @@
 """Extractors on disk: everything comes back, what is broken is refused with a sentence."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tianwen.extract.gplinker import GPLinker, GPLinkerConfig
 from tianwen.extract.model_files import ExtractorSettings, load_extractor, replace_settings, save_extractor
 from tianwen.extract.schema import EventType, RelationType, Schema
 from tianwen.text import Tokenizer
+from tianwen.training import model_folder
 from tianwen.training.weights import save_weights
 
 TOKENIZER = Tokenizer.train(["天问一号在文昌发射。"] * 3, size=500)
@@ -92,3 +94,9 @@ def test_settings_that_cannot_be() -> None:
         ExtractorSettings(thresholds={"p": 0.0})
     with pytest.raises(InputError, match="half of a window"):
         ExtractorSettings(length=10, overlap=5)
+
+
+def test_settings_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
+    saved(tmp_path)
+    model_folder.replace_settings(tmp_path, {**asdict(SETTINGS), "what_comes_later": 3})
+    assert load_extractor(tmp_path)[3] == SETTINGS

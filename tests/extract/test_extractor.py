@@ -198,8 +198,20 @@ def test_thresholds():
     assert own.extract(TEXT) == sure
     one = extractor.extract(TEXT, thresholds={"发射台": 1 - 1e-12})
     assert {fact.predicate for fact in one.relations} == {"发射地点"}
+    learned = tiny_extractor(shift=0.0, thresholds={"发射台": 1 - 1e-12})
+    assert learned.extract(TEXT) == one
+    assert learned.extract(TEXT, threshold=0.5) == every  # one that is given takes the place of all learned ones
     with pytest.raises(InputError, match="0 and 1"):
         extractor.extract(TEXT, threshold=1.5)
+
+
+def test_links_of_events_are_no_facts_that_could_cross(monkeypatch):
+    def never(mentions, facts):
+        raise AssertionError("the verifier knows nothing of events")
+
+    monkeypatch.setattr(module, "without_crossings", never)
+    roles = (("发射", "trigger"), ("发射", "地点"))
+    assert tiny_extractor(roles=roles, shift=0.5).extract(TEXT, verify=True).events
 
 
 def test_entities_only(parrot):
