@@ -5,10 +5,11 @@ Post: 8998
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -138,11 +139,11 @@ def train_encoder(
             report=bar,
         )
     numbers = learning.train_encoder(made, out, settings=how, device=place, quiet=quiet)
-    if numbers["broken_lines"] and not quiet:
+    if numbers["broken_lines"] and not quiet and _speaks():
         print(
             f"tianwen: {numbers['broken_lines']:,} lines left out: not UTF-8, or JSON without a text.", file=sys.stderr
         )
-    say(f"{table(numbers)}\nGo on: tianwen train ask --encoder {out} ...", numbers, as_json=as_json)
+    _say_once(numbers, out, as_json=as_json)
 
 
 @train.command("multitask")
@@ -218,7 +219,17 @@ def train_multitask(
             report=bar,
         )
     numbers = multitask.train_multitask(begun, tasks, out, settings=how, device=place, quiet=quiet)
-    say(f"{table(numbers)}\nGo on: tianwen train ask --encoder {out} ...", numbers, as_json=as_json)
+    _say_once(numbers, out, as_json=as_json)
+
+
+def _say_once(numbers: dict[str, Any], out: Path, *, as_json: bool) -> None:
+    """Tell the numbers; under torchrun only one process does."""
+    if _speaks():
+        say(f"{table(numbers)}\nGo on: tianwen train ask --encoder {out} ...", numbers, as_json=as_json)
+
+
+def _speaks() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _vocabulary(name: str) -> str:
