@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 QUIET := $(if $(shell test -t 2 && echo terminal),,--quiet)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(QUIET) --prefer-binary --no-compile -c constraints.txt
 NAME ?= ask
+ROUNDS ?= 500
+FLIPS ?= 1000
+CHANGES ?= 255
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test slow crash check bench docs clean
@@ -22,8 +25,8 @@ test: $(VENV)/.dev ## run the tests on two cores (no network, no GPU)
 slow: $(VENV)/.dev ## run the slow tests: every example and every page that trains something
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
 
-crash: $(VENV)/.dev ## kill a knowledge base 500 times at work, and damage every kind of file of one
-	@$(BIN)/python -m tests.promises.crash_rounds $(ARGS) && $(BIN)/python -m tests.promises.flip_rounds
+crash: $(VENV)/.dev ## kill a knowledge base ROUNDS=500 times at work, and flip FLIPS=1000 bits of one
+	@$(BIN)/python -m tests.promises.crash_rounds --rounds $(ROUNDS) && $(BIN)/python -m tests.promises.flip_rounds --flips $(FLIPS) --changes $(CHANGES)
 
 check: $(VENV)/.dev ## lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright

@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
+import tianwen
 from tianwen import cli, terminal
 from tianwen.ask.asker import Answer, Asker
 from tianwen.ask.knowledge_base import KnowledgeBase
@@ -379,3 +381,23 @@ def test_eval_prints_numbers_for_people_and_programs(run, kb, monkeypatch, tmp_p
     numbers = json.loads(run("eval", "ask", "--kb", kb, "--questions", "q.tsv", "--beams", "8", "--json").stdout)
     assert numbers["in_knowledge_base"] == 1.0
     assert seen == [("Mars", 4), ("Mars", 8)]
+
+
+def test_the_version():
+    done = CliRunner().invoke(cli.app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"tianwen {tianwen.__version__}\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_said_in_words():
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tianwen", "extract", "天问一号由长征五号发射。", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 1
+    assert "disk is full" in done.stderr
+    assert "Errno" not in done.stderr

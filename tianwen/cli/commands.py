@@ -5,6 +5,7 @@ A file of this folder registers its commands on `app`, `train` or `evaluate`; he
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -39,11 +40,21 @@ class Commands(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(141) from None
         except (TianwenError, OSError) as error:
-            print(f"tianwen: {error}", file=sys.stderr)
+            print(f"tianwen: {told(error)}", file=sys.stderr)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             print("\ntianwen: stopped by Ctrl-C; what was reported as done stays done.", file=sys.stderr)
             raise typer.Exit(130) from None
+
+
+def told(error: Exception) -> str:
+    """The error as a sentence; the system's own messages are bare numbers and words."""
+    if not isinstance(error, OSError) or isinstance(error, TianwenError) or error.strerror is None:
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}The disk is full, and what was being written is not complete. Make room and run it again."
+    return f"{where}The system says: {error.strerror}."
 
 
 def group(help: str) -> typer.Typer:
@@ -60,6 +71,25 @@ def group(help: str) -> typer.Typer:
 app = group("Ask your own knowledge; every answer exists.")
 train = group("Train a model on your own data.")
 evaluate = group("Measure a model on questions with known answers.")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from tianwen import __version__
+
+        typer.echo(f"tianwen {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Ask your own knowledge; every answer exists."""
+
+
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="eval")
 
