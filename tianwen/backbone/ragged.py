@@ -3,7 +3,7 @@
 Post: 8998 (padding-free batches).
 
 Notation
-    n  tokens of a pack      S  sequences      t_i  their lengths, ascending      h, s  heads and their size
+    n  tokens of a pack      S  sequences      t_i  their lengths, nearly sorted      h, s  heads and their size
 
     varlen   Flash Attention over sequences of any length; PyTorch's own since 2.10, 16-bit, without dropout. It is
              tried once and compared with the padded way, values and gradients, before it is trusted.
@@ -78,16 +78,15 @@ def _groups(lengths: tuple[int, ...], device: torch.device) -> list[Group]:
     """The padded groups of a pack; kept, because each layer asks for them."""
     cuts = [0]
     for index, length in enumerate(lengths):
-        if length > max(SPREAD * lengths[cuts[-1]], lengths[cuts[-1]] + 8):
+        if abs(length - lengths[cuts[-1]]) > max((SPREAD - 1) * lengths[cuts[-1]], 8):
             cuts.append(index)
     groups, start = [], 0
     for first, end in pairwise([*cuts, len(lengths)]):
         sizes = torch.tensor(lengths[first:end])
-        valid = torch.arange(lengths[end - 1]) < sizes[:, None]  # [rows, longest]
+        longest = int(sizes.max())
+        valid = torch.arange(longest) < sizes[:, None]  # [rows, longest]
         place = valid.flatten().nonzero()[:, 0]
-        groups.append(
-            Group(start, len(place), len(sizes), lengths[end - 1], place.to(device), valid[:, None, None].to(device))
-        )
+        groups.append(Group(start, len(place), len(sizes), longest, place.to(device), valid[:, None, None].to(device)))
         start += len(place)
     return groups
 

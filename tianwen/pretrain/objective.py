@@ -3,8 +3,8 @@
 Post: 8998.
 
 Notation
-    n  tokens of a pack      w  tokens asked for      V  vocabulary
-    places  int64 [w]: where they stand in the pack      targets  int64 [w]: what they were
+    n  tokens of a pack      w  tokens asked for, filled up to a multiple of ROUND      V  vocabulary
+    places  int64 [w]: where they stand in the pack      targets  int64 [w]: what they were, NOBODY for what fills up
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ from tianwen.backbone.heads import MaskedLanguageModel
 from tianwen.backbone.packing import Pack
 from tianwen.errors import InputError
 from tianwen.pretrain.corpus import Corpus
+from tianwen.pretrain.layout import ROUND
 from tianwen.pretrain.masking import check_rate, mask_words, ordinary_ids
 from tianwen.pretrain.sequences import Spans, gather
 from tianwen.training.orders import Packs
 from tianwen.training.randomness import seed_from
 from tianwen.training.step import to_device
+
+NOBODY = -100
+"""The target that counts for nothing."""
 
 ROWS_AT_ONCE = 2048
 """Tokens whose logits are held at once when accuracy is measured."""
@@ -35,11 +39,13 @@ ROWS_AT_ONCE = 2048
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """A pack to read, and the tokens to guess in it."""
+    """A pack to read, and the tokens to guess in it; `tokens` and `wanted` count them without what fills up."""
 
     pack: Pack
-    places: Int[Tensor, " wanted"]
-    targets: Int[Tensor, " wanted"]
+    places: Int[Tensor, " places"]
+    targets: Int[Tensor, " places"]
+    tokens: int
+    wanted: int
 
 
 class MaskedText:
@@ -84,7 +90,7 @@ class MaskedText:
     def masked(self, spans: np.ndarray, random: np.random.Generator) -> MaskedBatch:
         """These sequences with words hidden."""
         pack, starts = gather(self.corpus, spans)
-        ids = pack.ids.numpy()
+        ids = pack.ids.numpy()[: len(starts)]
         read, asked = mask_words(
             ids,
             starts,
@@ -95,8 +101,16 @@ class MaskedText:
             stand_ins=self._stand_ins,
         )
         places = np.flatnonzero(asked)
-        shown = Pack(torch.from_numpy(read), pack.segments, pack.positions, pack.runs, pack.order)
-        return MaskedBatch(shown, torch.from_numpy(places), torch.from_numpy(ids[places]))
+        more = -len(places) % ROUND
+        targets = np.concatenate([ids[places], np.full(more, NOBODY, np.int64)])
+        whole = torch.from_numpy(np.concatenate([read, pack.ids.numpy()[len(starts) :]]))
+        return MaskedBatch(
+            Pack(whole, pack.segments, pack.positions, pack.runs, pack.order),
+            torch.from_numpy(np.concatenate([places, np.zeros(more, np.int64)])),
+            torch.from_numpy(targets),
+            tokens=len(starts),
+            wanted=len(places),
+        )
 
     def describe(self) -> dict[str, Any]:
         """See BatchSource."""
@@ -106,11 +120,10 @@ class MaskedText:
 
 def masked_loss(model: MaskedLanguageModel, batch: MaskedBatch) -> tuple[Tensor, dict[str, float]]:
     """Mean cross-entropy over the tokens asked for; only their logits are computed."""
-    tokens, wanted = len(batch.pack.ids), len(batch.places)
     hidden = model.backbone.forward_packed(batch.pack)
     logits = model.logits(hidden.index_select(0, batch.places)).float()  # [w, V]
-    loss = F.cross_entropy(logits, batch.targets, reduction="sum") / max(1, wanted)
-    return loss, {"weight": float(wanted), "tokens": float(tokens)}
+    loss = F.cross_entropy(logits, batch.targets, ignore_index=NOBODY, reduction="sum") / max(1, batch.wanted)
+    return loss, {"weight": float(batch.wanted), "tokens": float(batch.tokens)}
 
 
 @torch.no_grad()
@@ -125,8 +138,8 @@ def accuracy(model: MaskedLanguageModel, batches: Iterator[tuple[str, MaskedBatc
             logits = model.logits(some).float()
             known = right.setdefault(name, [0.0, 0.0, 0.0])
             known[0] += float((logits.argmax(-1) == targets).sum())
-            known[1] += float(F.cross_entropy(logits, targets, reduction="sum"))
-            known[2] += len(targets)
+            known[1] += float(F.cross_entropy(logits, targets, ignore_index=NOBODY, reduction="sum"))
+            known[2] += float((targets != NOBODY).sum())
     return _told(right)
 
 

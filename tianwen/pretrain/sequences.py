@@ -82,7 +82,7 @@ def cut_passages(ends: Int64[np.ndarray, " passages"], *, begin: int, length: in
 
 
 def gather(corpus: Corpus, spans: Int64[np.ndarray, " sequences 2"]) -> tuple[Pack, np.ndarray]:
-    """The pack of these sequences, shortest first, and where words begin: bool [tokens]."""
+    """The pack of these sequences, shortest first, and where words begin: bool [tokens], without what fills it up."""
     order = np.argsort(spans[:, 1] - spans[:, 0], kind="stable")
     spans = spans[order]
     inner = spans[:, 1] - spans[:, 0]
