@@ -100,6 +100,16 @@ def test_it_is_made_once_and_anew_when_something_differs(tmp_path):
     assert made(tmp_path, file).sources[0].last == 1
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    gone, other = tmp_path / ".writing-999999999-corpus", tmp_path / ".writing-999999999-thesis"
+    for folder in (gone, other):
+        folder.mkdir()
+        (folder / "ids.bin").write_bytes(b"half")
+    made(tmp_path, written(tmp_path))
+    assert not gone.exists()
+    assert other.exists()
+
+
 def test_a_folder_of_something_else_is_not_removed(tmp_path):
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "thesis.tex").write_text("mine")

@@ -21,6 +21,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+LARGEST_HEAD = 256
+"""Flash Attention takes heads of a multiple of 8 up to this size."""
+
 SPREAD = 1.25
 """The longest sequence of a padded group has at most this many times the tokens of its shortest."""
 
@@ -45,7 +48,8 @@ def attend_ragged(
     dropout: float = 0.0,
 ) -> Float[Tensor, " 1 heads tokens size"]:
     """Scaled dot-product attention inside each of the sequences laid end to end, everyone seeing everyone."""
-    if dropout == 0.0 and query.dtype in (torch.float16, torch.bfloat16) and _varlen_works(query.device, query.dtype):
+    fits = dropout == 0.0 and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0
+    if fits and query.shape[-1] <= LARGEST_HEAD and _varlen_works(query.device, query.dtype):
         return _varlen(query, key, value, lengths)
     return attend_padded(query, key, value, lengths, dropout=dropout)
 

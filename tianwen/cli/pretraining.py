@@ -61,7 +61,7 @@ def train_encoder(
     ] = Optimiser.adamw,
     learning_rate: Annotated[
         float | None,
-        typer.Option("--learning-rate", metavar="X", help="The highest; 1e-3, with lamb 1.76e-3, with tiger 1.5e-3."),
+        typer.Option("--learning-rate", metavar="X", help="The highest; 2e-3, with lamb 1.76e-3, with tiger 1.5e-3."),
     ] = None,
     vocabulary: Annotated[
         str,

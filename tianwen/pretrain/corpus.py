@@ -115,6 +115,26 @@ def remove_corpus(folder: Path) -> None:
     shutil.rmtree(rubbish, ignore_errors=True)
 
 
+def remove_leavings(folder: Path) -> None:
+    """Delete what processes that were killed while they made this corpus left beside it."""
+    for part in folder.parent.glob(f"{PART}*-{folder.name}"):
+        number = part.name.removeprefix(PART).split("-")[0]
+        if number.isdigit() and not _alive(int(number)):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    if os.name == "nt":
+        return True  # asking would end it there
+    try:
+        os.kill(process, 0)  # asks only
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def names_of(files: Sequence[str | Path]) -> list[str]:
     """A short name for each file, its own up to the first dot; the second of one name gets -2."""
     names: list[str] = []

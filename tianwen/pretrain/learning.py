@@ -82,7 +82,8 @@ def train_encoder(
     )
     model = new_model(corpus.tokenizer.size, settings).to(place)
     with joined_world(place) as world:
-        steps = world.from_first(planned_steps(model, text, settings, folder) if world.writes else None)
+        steps = planned_steps(model, text, settings, folder, processes=world.size) if world.writes else None
+        steps = int(world.from_first(steps))
         result = pretrain(model, text, settings, steps=steps, folder=folder / "run", **fit_options)
         numbers = _numbers(corpus, text, model, result, accumulate=settings.accumulate)
         if world.writes:
@@ -137,7 +138,9 @@ def new_model(vocabulary: int, how: PretrainSettings) -> MaskedLanguageModel:
         return MaskedLanguageModel(RoFormerV2(how.shape(vocabulary)))
 
 
-def planned_steps(model: MaskedLanguageModel, text: MaskedText, how: PretrainSettings, folder: Path) -> int:
+def planned_steps(
+    model: MaskedLanguageModel, text: MaskedText, how: PretrainSettings, folder: Path, *, processes: int = 1
+) -> int:
     """The steps of a run; those for a number of minutes are measured once and kept in `folder`/plan.json.
 
     The learning rate falls to nothing at the last step, so its number must stand before the first.
@@ -152,16 +155,19 @@ def planned_steps(model: MaskedLanguageModel, text: MaskedText, how: PretrainSet
         if known.get("settings") == request:
             return int(known["steps"])
     assert how.minutes is not None
-    seconds = seconds_per_step(model, text, how)
+    seconds = seconds_per_step(model, text, how, processes=processes)
     steps = max(1, int(0.95 * 60 * how.minutes / seconds))  # a twentieth is for measuring and for checkpoints
     write_file(plan, json.dumps({"steps": steps, "seconds_per_step": seconds, "settings": request}).encode())
     return steps
 
 
 def seconds_per_step(
-    model: MaskedLanguageModel, text: MaskedText, how: PretrainSettings, *, least: float = 4.0
+    model: MaskedLanguageModel, text: MaskedText, how: PretrainSettings, *, least: float = 4.0, processes: int = 1
 ) -> float:
-    """Median time of a step, measured on a copy for at least `least` seconds; nothing is learnt from it."""
+    """Median time of a step, measured on a copy for at least `least` seconds; nothing is learnt from it.
+
+    Of several processes this one's part is measured, without the time that adding the gradients takes.
+    """
     place = next(model.parameters()).device
     copy = new_model(model.backbone.config.vocabulary, how).to(place)
     optimiser = optimiser_for(copy, how)
@@ -172,7 +178,7 @@ def seconds_per_step(
         while sum(times) < least or len(times) < 4:
             begin = time.perf_counter()
             for part in range(how.accumulate):
-                batch = to_device(text.batch(len(times) * how.accumulate + part, 0, 1), place)
+                batch = to_device(text.batch(len(times) * how.accumulate + part, 0, processes), place)
                 with torch.autocast(place.type, torch.bfloat16, enabled=how.precision == "bf16"):
                     loss = masked_loss(copy, batch)[0]
                 loss.backward()

@@ -20,7 +20,7 @@ from tianwen.optim.param_groups import param_groups_for
 from tianwen.optim.tiger import Tiger
 
 Optimiser = Literal["adamw", "lamb", "tiger"]
-RATES: dict[Optimiser, float] = {"adamw": 1e-3, "lamb": 1.76e-3, "tiger": 1.5e-3}
+RATES: dict[Optimiser, float] = {"adamw": 2e-3, "lamb": 1.76e-3, "tiger": 1.5e-3}
 """The highest learning rate of each, where none is given."""
 
 

@@ -21,7 +21,16 @@ from typing import Any
 import numpy as np
 
 from tianwen.errors import InputError
-from tianwen.pretrain.corpus import FORMAT, Corpus, Source, is_made_from, open_corpus, remove_corpus, request_for
+from tianwen.pretrain.corpus import (
+    FORMAT,
+    Corpus,
+    Source,
+    is_made_from,
+    open_corpus,
+    remove_corpus,
+    remove_leavings,
+    request_for,
+)
 from tianwen.pretrain.encoding import Block, Encode, begin_worker, encode_in_worker
 from tianwen.pretrain.lines import Counts, read_lines
 from tianwen.pretrain.words import Words
@@ -50,6 +59,7 @@ def corpus_of(
     request = request_for(files, vocabulary=_named(vocabulary), words=words)
     if not is_made_from(folder, request):
         remove_corpus(folder)
+        remove_leavings(folder)
         tokenizer = _tokenizer(files, vocabulary, report)
         with new_folder(folder) as part:
             _write(part, files, request, tokenizer=tokenizer, workers=workers, report=report)
