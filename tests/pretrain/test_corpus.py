@@ -95,6 +95,9 @@ def test_it_is_made_once_and_anew_when_something_differs(tmp_path):
     inode = (tmp_path / "corpus" / "ids.bin").stat().st_ino
     assert made(tmp_path, file).checksum == first.checksum
     assert (tmp_path / "corpus" / "ids.bin").stat().st_ino == inode
+    again = corpus_of([file], tmp_path / "corpus", vocabulary=first.tokenizer, words="characters")
+    assert (tmp_path / "corpus" / "ids.bin").stat().st_ino == inode, "the vocabulary is the one counted before"
+    assert again.checksum == first.checksum
     written(tmp_path, lines=["别的"])
     assert made(tmp_path, file).checksum != first.checksum
     assert made(tmp_path, file).sources[0].last == 1

@@ -79,10 +79,14 @@ def open_corpus(folder: Path) -> Corpus:
 
 
 def is_made_from(folder: Path, request: dict[str, Any]) -> bool:
-    """Does the folder hold the corpus of this `request` (see `request_for`)?"""
+    """Does the folder hold the corpus of this `request` (see `request_for`)?
+
+    A request that names a vocabulary by its fingerprint is also met where that vocabulary was counted out then.
+    """
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
-        return manifest["format"] == FORMAT and manifest["request"] == json.loads(json.dumps(request))
+        known = [manifest["request"], {**manifest["request"], "vocabulary": manifest["tokenizer"]}]
+        return manifest["format"] == FORMAT and json.loads(json.dumps(request)) in known
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -131,6 +131,7 @@ def _write(
     manifest = {
         "format": FORMAT,
         "request": request,
+        "tokenizer": tokenizer.fingerprint,
         "ids": np.dtype(np.uint16 if tokenizer.size <= 1 << 16 else np.uint32).name,
         "passages": passages,
         "tokens": tokens,
