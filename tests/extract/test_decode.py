@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,11 +59,14 @@ def check(decoded: Decoded, text: TextMaps, rules: Rules) -> None:
     shift=st.sampled_from([-4.0, -2.0, 0.0, 2.0]),
     shared=st.booleans(),
     threshold=st.sampled_from([0.5, 0.2, 0.9]),
+    longest=st.sampled_from([None, (1, 2, 4), (3, 1, 1)]),
 )
-def test_lazy_decoding_is_the_definition(seed, tokens, classes, predicates, shift, shared, threshold):
+def test_lazy_decoding_is_the_definition(seed, tokens, classes, predicates, shift, shared, threshold, longest):
     shape = {"tokens": tokens, "classes": classes, "predicates": predicates, "shift": shift, "shared": shared}
     texts = [random_text(seed, **shape), random_text(seed + 1, **shape | {"tokens": tokens + 3})]
     rules = rules_of(classes, predicates, threshold=threshold)
+    if longest is not None:
+        rules = replace(rules, longest=np.array(longest[:classes]))
     for text in texts:
         check(decode(text, rules), text, rules)
     for text, decoded in zip(texts, decode_batch(batch_of(texts), rules), strict=True):
@@ -101,6 +105,14 @@ def test_overlapping_and_nested_mentions_all_come_out():
     of_subject = [span[1:] for span in found if span[0] == 0]
     assert any(a[0] < b[0] <= b[1] < a[1] for a in of_subject for b in of_subject)  # nested
     assert any(a[0] < b[0] <= a[1] < b[1] for a in of_subject for b in of_subject)  # overlapping
+
+
+def test_no_mention_is_longer_than_its_class_may_be():
+    text, rules = random_text(1, shift=2.0), rules_of(2, 3)
+    everything = spans(decode(text, rules))
+    assert max(last - first + 1 for _, first, last in everything) > 3
+    found = spans(decode(text, replace(rules, longest=np.array([3, 1]))))
+    assert found == [span for span in everything if span[2] - span[1] + 1 <= (3, 1)[span[0]]]
 
 
 def test_nothing_to_find_gives_nothing():

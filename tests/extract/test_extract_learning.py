@@ -4,13 +4,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from tianwen.cli import app
 from tianwen.errors import InputError, ModelError
-from tianwen.extract.learning import TrainExtractSettings, read_texts, train_extract, usual_protocol
+from tianwen.extract.labels import Example
+from tianwen.extract.learning import TrainExtractSettings, longest_mentions, read_texts, train_extract, usual_protocol
 from tianwen.extract.schema import EventType, RelationType, Schema
 from tianwen.extract.start import read_start
 
@@ -54,6 +56,13 @@ def test_it_learns_and_tells(trained: tuple[Path, dict]) -> None:
     lines = [json.loads(line) for line in (folder / "model" / "run" / "log.jsonl").read_text().splitlines()]
     assert {"entity", "head", "tail", "loss"} <= set(next(line for line in lines if "loss" in line))
     assert any("f1" in line.get("evaluation", {}) for line in lines)
+
+
+def test_mentions_may_be_half_as_long_again_as_what_was_learnt() -> None:
+    rows = [[(0, 2, 4), (1, 0, 0)], [(0, 5, 5)]]
+    ids, links = np.zeros(9, np.int64), np.zeros((0, 3), np.int64)
+    examples = [Example(ids, np.array(mentions), links) for mentions in rows]
+    assert longest_mentions(examples, 3) == (5, 2, 2)  # 3 tokens, 1 token, never seen
 
 
 def test_it_resumes_bit_for_bit(tmp_path: Path) -> None:

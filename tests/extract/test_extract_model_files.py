@@ -21,7 +21,7 @@ from tianwen.training.weights import save_weights
 TOKENIZER = Tokenizer.train(["天问一号在文昌发射。"] * 3, size=500)
 FACTS = Schema(("探测器", "地点"), (RelationType("发射地", "探测器", "地点"),))
 EVENTS = Schema(events=(EventType("发射", ("trigger", "地点")),))
-SETTINGS = ExtractorSettings(0.4, {"发射地": 0.7}, length=100, overlap=20)
+SETTINGS = ExtractorSettings(0.4, {"发射地": 0.7}, length=100, overlap=20, longest=(7, 3))
 
 
 def saved(folder: Path, backbone: BackboneConfig | None = None, **options: str) -> GPLinker:

@@ -115,7 +115,8 @@ def find_mentions(entity: PointerMap, rules: Rules) -> Mentions:
     else:
         parts = [_own_cells(entity, rules, block) for block in _blocks(classes, tokens * tokens)]
         found = tuple(map(np.concatenate, zip(*parts, strict=True)))
-    return settle_mentions(*found, most=rules.most_mentions)
+    label, first, last, score = found
+    return settle_mentions(label, first, last, score, rules)
 
 
 def _shared_cells(entity: PointerMap, rules: Rules) -> tuple[np.ndarray, ...]:
@@ -149,10 +150,13 @@ def _own_cells(entity: PointerMap, rules: Rules, block: slice) -> tuple[np.ndarr
 
 
 def settle_mentions(
-    label: np.ndarray, first: np.ndarray, last: np.ndarray, score: np.ndarray, *, most: int | None
+    label: np.ndarray, first: np.ndarray, last: np.ndarray, score: np.ndarray, rules: Rules
 ) -> Mentions:
-    """In order of place and class; only the best `most` of them."""
-    left_out = 0
+    """In order of place and class; none longer than its class may be, and only the best `rules.most_mentions`."""
+    if rules.longest is not None:
+        short = last - first < rules.longest[label]
+        label, first, last, score = label[short], first[short], last[short], score[short]
+    left_out, most = 0, rules.most_mentions
     if most is not None and len(score) > most:
         left_out = len(score) - most
         best = np.argsort(-score, kind="stable")[:most]

@@ -26,11 +26,12 @@ def dense_map(pointer: PointerMap, *, spans: bool = False) -> Float[np.ndarray, 
 
 
 def dense_mentions(maps: TextMaps, rules: Rules) -> dict[Span, float]:
-    """Every span above its threshold, with its score."""
+    """Every span above its threshold that is not too long for its class, with its score."""
     scores = dense_map(maps.entity, spans=True)
     return {
         (int(c), int(i), int(j)): float(scores[c, i, j])
         for c, i, j in np.argwhere(scores > rules.mention_margin[:, None, None])
+        if rules.longest is None or j - i + 1 <= rules.longest[c]
     }
 
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, overload
+
+import numpy as np
 
 from tianwen.backbone.linear import pack_for_inference
 from tianwen.errors import InputError, ModelError
@@ -145,11 +147,14 @@ class Extractor:
         threshold = self.settings.threshold if how.threshold is None else how.threshold
         own = {} if how.threshold is not None else dict(self.settings.thresholds)
         own |= how.thresholds
+        common: dict[str, Any] = {"threshold": threshold, "thresholds": own}
         if self.labels.roles:
-            return Rules.of_events(self.labels.roles, threshold=threshold, thresholds=own)
-        schema = how.schema or (self.schema if self.schema.relations else None)
-        common: dict[str, Any] = {"threshold": threshold, "thresholds": own, "schema": schema}
-        return Rules.of(self.labels.classes, self.labels.predicates, **common)
+            rules = Rules.of_events(self.labels.roles, **common)
+        else:
+            schema = how.schema or (self.schema if self.schema.relations else None)
+            rules = Rules.of(self.labels.classes, self.labels.predicates, schema=schema, **common)
+        longest = self.settings.longest
+        return replace(rules, longest=np.array(longest, np.int64)) if longest else rules
 
     def _annotations(
         self, pairs: Iterable[tuple[str, str]], how: ExtractOptions, rules: Rules, report: CapReport

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -143,7 +144,8 @@ def train_extract(
     model = new_model(labels, tokenizer, how, begun).to(local_device())
     batches = _batches(examples, model.config.events, tokenizer, how)
     steps = max(1, round(how.epochs * batches.order.batches))  # type: ignore[attr-defined]
-    extractor_settings = ExtractorSettings(length=how.length, overlap=how.overlap)
+    longest = longest_mentions(examples, len(labels.roles) or len(labels.entity_labels))
+    extractor_settings = ExtractorSettings(length=how.length, overlap=how.overlap, longest=longest)
 
     def evaluate(network: GPLinker) -> Mapping[str, float]:
         extractor = Extractor(network, tokenizer, texts.schema, extractor_settings)
@@ -174,6 +176,19 @@ def train_extract(
         write_file(folder / "scores.json", json.dumps(scores, ensure_ascii=False, indent=1).encode())
         numbers |= {name: scores[name] for name in ("protocol", "precision", "recall", "f1", "sentences_per_second")}
     return extractor, numbers
+
+
+LONGER = 1.5
+"""A mention that is found may be so many times as long as the longest that was learnt, and a token more."""
+
+
+def longest_mentions(examples: Sequence[Example], classes: int) -> tuple[int, ...]:
+    """Tokens that a mention of each class may have; elsewhere false ones can be whole lines."""
+    found = np.ones(classes, np.int64)
+    for example in examples:
+        label, first, last = example.mentions.T
+        np.maximum.at(found, label, last - first + 1)
+    return tuple(int(tokens * LONGER) + 1 for tokens in found)
 
 
 def extract_loss(model: GPLinker, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:

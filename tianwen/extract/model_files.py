@@ -33,17 +33,22 @@ class ExtractorSettings:
 
     `threshold`: what is found has at least this probability (.5 is the score 0 of the post); `thresholds`: of single
     predicates or types. `length`: tokens of a window, without [CLS] and [SEP]; `overlap`: tokens that two share.
+    `longest`: tokens of a mention of each class of the entity map at most; empty: no bound.
     """
 
     threshold: float = 0.5
     thresholds: Mapping[str, float] = field(default_factory=dict)
     length: int = 128
     overlap: int = 32
+    longest: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         odd = [value for value in (self.threshold, *self.thresholds.values()) if not 0 < value < 1]
         if odd:
             raise InputError(f"A threshold is a probability between 0 and 1, without the ends, not {odd[0]}.")
+        object.__setattr__(self, "longest", tuple(self.longest))  # files know lists only
+        if any(tokens < 1 for tokens in self.longest):
+            raise InputError(f"A mention has at least 1 token; longest={self.longest}.")
         if not 0 <= self.overlap < self.length / 2:
             raise InputError(
                 f"Windows of {self.length} tokens that share {self.overlap}: at most half of a window may be shared."

@@ -44,6 +44,7 @@ class Rules:
     allowed: Bool[np.ndarray, " predicates classes classes"]
     most_mentions: int | None = MOST_MENTIONS
     most_facts: int | None = MOST_FACTS
+    longest: Int[np.ndarray, " classes"] | None = None  # tokens of a mention at most
     event_of: Int[np.ndarray, " classes"] | None = None  # events: number of the type that each (type, role) belongs to
 
     @cached_property

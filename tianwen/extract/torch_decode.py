@@ -68,10 +68,7 @@ def _mentions(entity: Projection, rules: Rules) -> list[Mentions]:
         hits.append((batch[part][cell], label, first[part][cell], last[part][cell], scores[cell, label]))
     owner, label, first, last, score = (torch.cat(values).cpu().numpy() for values in zip(*hits, strict=True))
     at = np.searchsorted(owner, np.arange(len(entity.valid) + 1))
-    return [
-        settle_mentions(label[i:j], first[i:j] - 1, last[i:j] - 1, score[i:j], most=rules.most_mentions)
-        for i, j in pairwise(at)
-    ]
+    return [settle_mentions(label[i:j], first[i:j] - 1, last[i:j] - 1, score[i:j], rules) for i, j in pairwise(at)]
 
 
 def _pairs(mentions: Mentions, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
