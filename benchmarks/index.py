@@ -3,6 +3,7 @@
 Post: 8802
 
     tianwen bench index --facts 20560000 --json
+    tianwen bench index --facts 5000000 --memory 300MB --json              facts sorted on disk
     tianwen bench index --sizes 10000 100000 1000000 --plot growth.svg     how it grows
 
 The table has the shape of KgCLUE's full base (`index_facts.py`) and is read by the command that everybody uses, in a
@@ -12,6 +13,8 @@ read the same number of tokens of random keys; each time is a median, and the wo
     key                 meaning
     build_seconds       the command: reading, tokenising, indexing, writing and flushing
     peak_rss_mb         the most memory it had, files it had mapped included
+    peak_anonymous_mb   the most memory of its own, which --memory bounds; peak_mapped_mb: pages of mapped files (looked
+                        at every 20 ms, on Linux; the two peaks need not come together)
     index_mb            the tree; values_mb: everything else of the segment
     open_ms             opening the finished knowledge base, in a process that has it open already
     step_compact_us     `allowed`: the children of every row as a ragged list; by_depth has each depth
@@ -23,12 +26,14 @@ read the same number of tokens of random keys; each time is a median, and the wo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,16 +54,21 @@ from tianwen.errors import TianwenError
 from tianwen.text import Tokenizer
 
 ROWS, VOCABULARY = 128, 12_000
+WATCHED = {"RssAnon": "peak_anonymous_mb", "RssFile": "peak_mapped_mb"}
 BUILD = "import sys; sys.argv = ['tianwen', *sys.argv[1:]]; from tianwen.cli import main; main()"
 
 
-def built(table: Path, folder: Path) -> dict[str, float]:
+def built(table: Path, folder: Path, memory: str | None = None) -> dict[str, float]:
     """Run `tianwen build`; its seconds and its peak memory."""
     command = [sys.executable, "-c", BUILD, "build", str(table), "--kb", str(folder), "--quiet"]
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command + (["--memory", memory] if memory else []), stdout=subprocess.DEVNULL)
+    peaks: dict[str, float] = {}
+    watching = threading.Thread(target=watch, args=(process.pid, peaks), daemon=True)
+    watching.start()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
+    watching.join()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise TianwenError(f"tianwen build ended with {process.returncode}; its message stands above.")
@@ -66,7 +76,19 @@ def built(table: Path, folder: Path) -> dict[str, float]:
         "build_seconds": round(seconds, 2),
         "build_cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
         "peak_rss_mb": round(usage.ru_maxrss / 1024),
+        **peaks,
     }
+
+
+def watch(process: int, peaks: dict[str, float]) -> None:
+    """Note the most memory that a process has until it ends: its own, and pages of files that it has mapped."""
+    with contextlib.suppress(OSError):  # it has ended, or the system does not tell
+        while True:
+            for line in Path(f"/proc/{process}/status").read_text().splitlines():
+                name, _, rest = line.partition(":")
+                if name in WATCHED:
+                    peaks[WATCHED[name]] = max(peaks.get(WATCHED[name], 0), round(int(rest.split()[0]) / 1024))
+            time.sleep(0.02)
 
 
 def sizes(folder: Path) -> dict[str, float]:
@@ -171,8 +193,8 @@ def lookahead(trie: Constraint, keys: Ragged, rng: np.random.Generator) -> dict[
     return {"lookahead_us": median_us(weights), "lookahead_entries": len(trie.completions(after, limit=1000).terminal)}
 
 
-def measure(facts: int, work: Path, *, table: Path | None, seed: int) -> dict[str, Any]:
-    """All numbers for one size; `table` instead of made-up facts if it is given."""
+def measure(facts: int, work: Path, *, table: Path | None, seed: int, memory: str | None = None) -> dict[str, Any]:
+    """All numbers for one size; `table` instead of made-up facts if it is given, `memory` as for `tianwen build`."""
     tokenizer = Tokenizer.load(BUNDLED / "tokenizer.json")
     characters = "".join(piece for piece in tokenizer.pieces if len(piece) == 1 and "\u4e00" <= piece <= "\u9fff")
     if table is None:
@@ -180,7 +202,7 @@ def measure(facts: int, work: Path, *, table: Path | None, seed: int) -> dict[st
         write_table(table, facts, characters, seed=seed)
     result: dict[str, Any] = {"table_mb": round(table.stat().st_size / 1e6, 1)}
     folder = work / "index.kb"
-    result |= built(table, folder) | sizes(folder)
+    result |= built(table, folder, memory) | sizes(folder)
     rng = np.random.default_rng(seed)
     with KnowledgeBase.open(folder) as kb:
         trie = kb.snapshot().trie
@@ -215,6 +237,7 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=1_000_000)
     parser.add_argument("--sizes", type=int, nargs="+", help="several sizes, one after the other")
     parser.add_argument("--table", type=Path, help="a TSV of your own instead of made-up facts")
+    parser.add_argument("--memory", help="a bound for tianwen build, such as 600MB or 1GB")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     parser.add_argument("--plot", type=Path, help="draw the growth over --sizes (needs matplotlib)")
     parser.add_argument("--seed", type=int, default=0)
@@ -223,7 +246,7 @@ def main() -> None:
     results = []
     for facts in options.sizes or [options.facts]:
         with tempfile.TemporaryDirectory(dir=options.folder) as work:
-            results.append(measure(facts, Path(work), table=options.table, seed=options.seed))
+            results.append(measure(facts, Path(work), table=options.table, seed=options.seed, memory=options.memory))
     if options.plot:
         draw(results, options.plot)
     shown = results if options.sizes else results[0]

@@ -67,7 +67,7 @@ def small(patch: pytest.MonkeyPatch, draw) -> None:
         patch.setattr(module, "AT_ONCE", 3)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @given(st.lists(FACT, min_size=1, max_size=30), st.sampled_from([2**15, 2**20]), st.data())
 def test_the_same_bits_as_in_memory(tmp_path_factory, facts, size, data):
     folder = tmp_path_factory.mktemp("same")
@@ -89,8 +89,7 @@ def test_going_to_disk_half_way_is_the_same_too(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(numbered_facts, "ROWS_OF_A_FRAME", 10)
     KnowledgeBase.build(facts, tmp_path / "memory", tokenizer=TOKENIZER).close()
     monkeypatch.setattr(numbered_facts, "held", lambda: 0)
-    monkeypatch.setattr(numbered_facts, "AT_LEAST", 0)
-    bound = Bound(40 * numbered_facts.A_FACT + 10_000, by_user=False)
+    bound = Bound(15_000, by_user=False)
     monkeypatch.setattr(knowledge_base, "bound_of", lambda memory: bound)
     with caplog.at_level(logging.INFO):
         KnowledgeBase.build(facts, tmp_path / "disk", tokenizer=TOKENIZER).close()

@@ -22,16 +22,16 @@ from jaxtyping import Int64, UInt32
 
 from tianwen.ask.column_writer import ColumnWriter
 from tianwen.ask.external_sort import Block, Sorter, of_arrays
-from tianwen.ask.facts_on_disk import Entries, number
+from tianwen.ask.facts_on_disk import Entries
 from tianwen.ask.fielded import BatchTokenizer
 from tianwen.ask.memory import Bound
-from tianwen.ask.ragged import close_rows, kernel
+from tianwen.ask.ragged import close_rows, kernel, pointers
 from tianwen.ask.scratch import Scratch, Spool
 
-AN_ENTRY, A_BYTE = 160, 3
+AN_ENTRY, A_BYTE = 70, 3
 """Bytes of memory that comparing needs for each entry, and for each byte of its text."""
 
-TEXTS_AT_ONCE = 50_000
+TEXTS_AT_ONCE = 20_000
 _PIECE = 2**18
 _TOKEN = 4  # bytes
 _BITS = 21  # of the first three tokens, from which the head of a record is made
@@ -57,13 +57,13 @@ class SortedNames(NamedTuple):
 def number_entries(entries: Entries, scratch: Scratch, bound: Bound) -> Spool:
     """The number of each entry's name."""
     room = bound.room() // 2
-    parts = max(1, -(-(len(entries) * AN_ENTRY + entries.nbytes * A_BYTE) // room))
+    parts = max(1, -(-(len(entries) * AN_ENTRY + entries.nbytes * A_BYTE) // room), -(-len(entries) // 2**30))
     found = scratch.spool("entry-numbers", np.uint32)
     if parts == 1:
         _, code, _ = _compared(entries, 0, 1)
         found.append(code)
         return found
-    sorter = Sorter(scratch, "first-entries", memory=room // 2)
+    sorter = Sorter(scratch, "first-entries", memory=room // 4)
     for part in range(parts):
         place, code, first = _compared(entries, part, parts)
         for start in range(0, len(place), _PIECE):
@@ -84,21 +84,51 @@ def _compared(
     entries: Entries, part: int, parts: int
 ) -> tuple[Int64[np.ndarray, " k"], UInt32[np.ndarray, " k"], Int64[np.ndarray, " names"]]:
     """A part of the entries: which they are, the number of each one's name within the part, each name's first entry."""
-    texts, places = [pl.Series("text", dtype=pl.String)], [np.zeros(0, np.int64)]
-    for first, names in zip(entries.first[:-1], entries, strict=True):
-        chosen = np.arange(len(names))
-        if parts > 1:
-            chosen = np.flatnonzero(names.hash(seed=1).to_numpy() % np.uint64(parts) == part)
-            names = names.gather(chosen)
-        texts.append(names)
-        places.append(chosen + first)
-    together, place = pl.concat(texts), np.concatenate(places)
-    del texts, places
-    different = together.unique(maintain_order=True)
-    code = number(together, different) if len(together) else np.zeros(0, np.uint32)
-    first = np.empty(len(different), np.int64)
-    first[code[::-1]] = place[::-1]  # the last one that is written is the first that came
-    return place, code, first
+    texts, lengths, hashes, places = [np.zeros(0, np.uint8)], [], [], []
+    for before, names in zip(entries.first[:-1], entries, strict=True):
+        hashed = names.hash(seed=1).to_numpy()
+        chosen = np.flatnonzero(hashed % np.uint64(parts) == part)
+        own = names.gather(chosen)
+        texts.append(np.frombuffer((own.str.join("").item() or "").encode(), np.uint8))
+        lengths.append(own.str.len_bytes().to_numpy())
+        hashes.append(hashed[chosen] // np.uint64(parts))
+        places.append(chosen + before)
+    text, ptr, hashed, place = (
+        np.concatenate(texts),
+        pointers(np.concatenate(lengths)),
+        np.concatenate(hashes),
+        np.concatenate(places),
+    )
+    del texts, lengths, hashes, places
+    code, table = np.empty(len(place), np.uint32), np.full(1 << (2 * len(place)).bit_length(), -1, np.int32)
+    first = np.empty(len(place), np.int64)
+    different = _number_names(text, ptr, hashed, place, table, code, first)
+    return place, code, first[:different]
+
+
+@kernel
+def _number_names(text, ptr, hashes, place, table, code, first):
+    """Number names in the order of their coming, and note where each first came; `table` is a hash table of them."""
+    mask, different = np.uint64(len(table) - 1), 0
+    for i in range(len(code)):
+        slot, size = hashes[i] & mask, ptr[i + 1] - ptr[i]
+        while table[slot] >= 0:
+            j = table[slot]
+            if hashes[j] == hashes[i] and ptr[j + 1] - ptr[j] == size:
+                k = 0
+                while k < size and text[ptr[j] + k] == text[ptr[i] + k]:
+                    k += 1
+                if k == size:
+                    break
+            slot = (slot + np.uint64(1)) & mask
+        if table[slot] >= 0:
+            code[i] = code[table[slot]]
+        else:
+            table[slot] = i
+            first[different] = place[i]
+            code[i] = different
+            different += 1
+    return different
 
 
 @kernel

@@ -33,9 +33,9 @@ AT_ONCE = 1_000_000
 ROWS_OF_A_FRAME = 200_000
 """Facts whose names are numbered together."""
 
-AT_LEAST, A_FACT, A_NAME, A_BYTE = 450_000_000, 50, 100, 3
-"""Bytes of memory that a build takes at its peak however few facts there are, and for each fact, each name of a frame,
-and each byte of such a name. Measured: 635 MB for a million facts, 984 MB for five."""
+A_FACT, A_NAME, A_BYTE, AN_OBJECT_BYTE = 50, 160, 4, 10
+"""Bytes of memory that indexing takes for each fact, each name of a frame, each byte of such a name, and each byte of
+the objects that are laid out together. Measured: 675 MB for a million facts, 1,060 for five, 2,440 for twenty."""
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,8 @@ class Gathering:
         self.on_disk: FactsOnDisk | None = None
         self._bound = bound
         self._scratch = scratch
-        self._need = held() + AT_LEAST
+        self._need = held()
+        self._object_bytes = 0
         self._names: dict[str, list[pl.Series]] = {field: [] for field in NAMED}
         self._numbers: dict[str, list[np.ndarray]] = {field: [] for field in NAMED}
         self._lengths: list[np.ndarray] = []
@@ -154,7 +155,10 @@ class Gathering:
         if not self.distinct:
             self._hashes.append(frame.select(FIELDS).hash_rows(seed=0).to_numpy())
         self._need += A_FACT * frame.height
-        if self._bound is not None and self._scratch is not None and self._need > self._bound.bytes:
+        self._object_bytes += len(numbered.objects)
+        together = self._object_bytes * min(AT_ONCE, self.height) // self.height
+        need = self._need + AN_OBJECT_BYTE * together
+        if self._bound is not None and self._scratch is not None and need > self._bound.bytes:
             self._go_to_disk(self._bound, self._scratch)
 
     def _go_to_disk(self, bound: Bound, scratch: Scratch) -> None:
