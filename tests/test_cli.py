@@ -357,12 +357,15 @@ def test_train_passes_its_options_on(run, kb, monkeypatch):
 
     calls = []
 
-    def train_ask(questions, out, *, kb, start, scratch, settings, quiet):
-        calls.append(([str(file) for file in questions], str(out), kb.info()["facts"], settings.steps, quiet))
+    def train_ask(questions, out, *, kb, settings, quiet, **begin):
+        assert begin == {"start": None, "scratch": True, "encoder": None}
+        told = settings.steps, settings.mixer, quiet
+        calls.append(([str(file) for file in questions], str(out), kb.info()["facts"], *told))
 
     monkeypatch.setattr(learning, "train_ask", train_ask)
-    result = run("train", "ask", "--questions", "a", "--questions", "b", "--kb", kb, "--out", "m", "--steps", "7", "-q")
-    assert calls == [(["a", "b"], "m", 4, 7, True)]
+    files, how = ("--questions", "a", "--questions", "b"), ("--steps", "7", "--scratch", "--mixer", "lru", "-q")
+    result = run("train", "ask", *files, "--kb", kb, "--out", "m", *how)
+    assert calls == [(["a", "b"], "m", 4, 7, "lru", True)]
     assert "tianwen ask --model m" in result.stdout
 
 
