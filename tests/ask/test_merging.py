@@ -257,9 +257,10 @@ def test_small_segments_merge_by_themselves_and_closing_waits_for_it(kb, monkeyp
         agree(again.snapshot(), [*FACTS, *more])
         assert again.info()["segments"] <= 8  # 20 without merging
         again.merges_by_itself = False
+        before = again.info()["segments"]
         for number in range(60, 80):
             again.add([(f"s{number}", "p", "o")])
-        assert again.info()["segments"] > 8
+        assert again.info()["segments"] >= before + 5
 
 
 def test_a_merge_that_fails_by_itself_is_told_to_the_log_and_tried_again_later(kb, monkeypatch, caplog):
