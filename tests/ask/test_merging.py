@@ -212,7 +212,9 @@ def test_one_merge_at_a_time(kb):
     assert not kb.compact().result()
 
 
-def test_ctrl_c_stops_a_merge_and_leaves_everything_as_it_was(kb, monkeypatch):
+def test_ctrl_c_stops_a_merge_and_leaves_everything_as_it_was(kb, monkeypatch, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may have begun deaf to it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     kb.add([("a", "b", "c")])
     with held(monkeypatch) as merge_began:
 
