@@ -9,13 +9,13 @@ once and the lists then take plain numbers. Notation as in `sign_update`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from tianwen.optim.shards import Shards
-from tianwen.optim.sign_update import row_rms
 from tianwen.optim.work import Work
 
 
@@ -56,8 +56,9 @@ def sums_of_squares(works: Sequence[Work], wides: Sequence[Tensor]) -> list[floa
     """The sum of squares of each parameter, over all processes that hold a part of it."""
     found = [0.0] * len(works)
     for numbers in _alike(works).values():
-        squares = torch.stack([_squares(wides[number]) for number in numbers])
-        for number, total in zip(numbers, _summed(squares, works[numbers[0]].shards), strict=True):
+        mine, shards = [wides[number] for number in numbers], works[numbers[0]].shards
+        totals = _summed(torch.stack([_squares(wide) for wide in mine]), shards)
+        for number, total in zip(numbers, _again_where_infinite(totals, mine, shards), strict=True):
             found[number] = total
     return found
 
@@ -84,6 +85,15 @@ def _squares(wide: Tensor) -> Tensor:
     return torch.linalg.vector_norm(wide).double().square()
 
 
+def _again_where_infinite(totals: list[float], wides: list[Tensor], shards: Shards | None) -> list[float]:
+    """Sums of squares, taken again in float64 where float32 was too small for them; the same in every process."""
+    odd = [i for i, total in enumerate(totals) if not math.isfinite(total)]
+    if odd:
+        better = _summed(torch.stack([_squares(wides[i].double()) for i in odd]), shards)
+        totals = [dict(zip(odd, better, strict=True)).get(i, total) for i, total in enumerate(totals)]
+    return totals
+
+
 def _summed(values: Tensor, shards: Shards | None) -> list[float]:
     return (values if shards is None else shards.sum(values)).tolist()
 
@@ -92,7 +102,7 @@ def _look(works: list[Work], wides: list[Tensor]) -> tuple[list[float], list[flo
     """(sums of squares of the weights, which gradients are not finite: above 0), read in one go."""
     both = [_squares(wide) for wide in wides] + [_not_finite(work) for work in works]
     found = _summed(torch.stack(both), works[0].shards)
-    return found[: len(wides)], found[len(wides) :]
+    return _again_where_infinite(found[: len(wides)], wides, works[0].shards), found[len(wides) :]
 
 
 def _absorb(works: list[Work], blends: list[tuple[float, float]], *, move: bool) -> list[Tensor]:
@@ -117,10 +127,12 @@ def _move(works: list[Work], wides: list[Tensor], directions: list[Tensor], squa
     """theta <- theta - eta (sign(u) + lam theta)."""
     steps = torch._foreach_mul(wides, [work.weight_decay for work in works])
     torch._foreach_add_(steps, torch._foreach_sign(directions))
-    torch._foreach_mul_(steps, [work.rate_of(total) for work, total in zip(works, squares, strict=True)])
-    for work, wide, step in zip(works, wides, steps, strict=True):
-        if work.kind == "embedding" and work.group["relative"]:
-            step.mul_(row_rms(wide).clamp_(min=work.group["rms_floor"]))
+    rows = [work.kind == "embedding" and work.group["relative"] for work in works]
+    rates = [1.0 if by_row else w.rate_of(total) for w, total, by_row in zip(works, squares, rows, strict=True)]
+    torch._foreach_mul_(steps, rates)
+    for work, wide, step, by_row in zip(works, wides, steps, rows, strict=True):
+        if by_row:
+            step.mul_(work.rates_of_rows(wide))
     torch._foreach_sub_(wides, steps)
     for work, wide in zip(works, wides, strict=True):
         work.write(wide)

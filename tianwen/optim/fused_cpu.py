@@ -84,9 +84,24 @@ def _squares_and_zeros(theta, g):
                 s += part_theta[i] * part_theta[i]
             for i in range(part_g.size):
                 z += part_g[i] * zero
-        squares += s
+        if not math.isfinite(s):  # squares from 1e19 on are beyond float32
+            s64 = 0.0
+            for i in range(part_theta.size):
+                wide = np.float64(part_theta[i])
+                s64 += wide * wide
+            squares += s64
+        else:
+            squares += s
         zeros += z
     return squares, zeros
+
+
+@_compiled()
+def _relative(rate, squares, size, floor, decay):
+    """eta from the sum of squares: see `Work.rate_of`."""
+    rms = math.sqrt(squares / size)
+    rate *= max(rms, floor) if math.isfinite(rms) else floor
+    return min(rate, 1 / decay) if decay > 0 else rate
 
 
 @_compiled()
@@ -189,7 +204,7 @@ def _step_rows(theta, m, g, age, coefficients, where, how):
         row_rate = rate
         if where[ROW_RATE]:
             squares, _ = _squares_and_zeros(theta[a:b], nothing)
-            row_rate = kind(how[RATE] * max(math.sqrt(squares / width), how[FLOOR]))
+            row_rate = kind(_relative(how[RATE], squares, width, how[FLOOR], how[DECAY]))
         row_rate = kind(row_rate * factor)
         if not touched:
             _move(theta[a:b], m[a:b], row_rate, decay)
@@ -224,7 +239,7 @@ def _run(where, how, found, first, last, like):
         m = carray(_pointer(where[t, M]), (size,), like.dtype)
         rate = how[t, RATE]
         if where[t, OP] == MEASURE_AND_STEP and how[t, FLOOR] >= 0:
-            rate *= max(math.sqrt(found[t, 0] / size), how[t, FLOOR])
+            rate = _relative(rate, found[t, 0], size, how[t, FLOOR], how[t, DECAY])
         coefficients = (
             kind(how[t, KEEP]),
             kind(how[t, TAKE]),

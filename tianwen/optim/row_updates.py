@@ -90,6 +90,7 @@ def adam_direction(work: Work) -> Tensor:
     state["updates"] += 1
     m.lerp_(g, 1 - beta1)
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+    v.clamp_(max=torch.finfo(v.dtype).max)  # the square of a huge gradient must not stay infinite for ever
     m_hat = m / (1 - beta1 ** state["updates"])
     v_hat = v / (1 - beta2 ** state["updates"])
     if group["accumulate"] > 1:

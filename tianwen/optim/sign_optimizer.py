@@ -26,7 +26,7 @@ from tianwen.optim.foreach_step import all_finite, sums_of_squares
 from tianwen.optim.option_checks import check_group, check_parameter
 from tianwen.optim.param_groups import NEUTRAL, param_groups_for
 from tianwen.optim.row_updates import absorb_rows, adam_absorb, adam_direction, row_factors
-from tianwen.optim.sign_update import row_rms, shrunk
+from tianwen.optim.sign_update import shrunk
 from tianwen.optim.work import Work, works_of
 
 
@@ -114,6 +114,8 @@ class SignOptimizer(torch.optim.Optimizer):
         left = self._step_together(works, last)
         for work, good in zip(left, all_finite(left), strict=True):
             self._micro_step(work, good, last)
+        if not self.state:  # a micro-step in which nothing has a gradient counts too, even the very first
+            self.state[self.param_groups[0]["params"][0]] = {"open": 0, "nonfinite": 0}
         for state in self.state.values():
             state["step"] = done + 1
         return loss
@@ -172,7 +174,7 @@ class SignOptimizer(torch.optim.Optimizer):
         """theta <- theta - eta (sign(u) + lam theta), by the rule of the parameter's kind."""
         wide = work.read()
         if work.kind == "embedding" and work.group["relative"]:
-            rate: Any = work.rate * row_rms(wide).clamp(min=work.group["rms_floor"])  # [rows, 1, ...]
+            rate: Any = work.rates_of_rows(wide)  # [rows, 1, ...]
         else:
             rate = work.rate_of(sums_of_squares([work], [wide])[0])
         if work.update in ("lazy", "stale"):

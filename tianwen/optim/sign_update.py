@@ -19,9 +19,13 @@ accumulated gradient does, without a buffer for it. Lion takes the sign of a ble
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+_LARGE = 1e15
 
 
 def tiger_update(
@@ -53,9 +57,16 @@ def lion_update(
 
 
 def row_rms(theta: Float[Tensor, " rows *rest"]) -> Float[Tensor, " rows *ones"]:
-    """Root mean square of each row, the other axes kept with length 1; 0 for rows of no length."""
+    """Root mean square of each row, the other axes kept with length 1; 0 for rows of no length or not finite."""
+    if not theta.numel():
+        return theta.new_zeros(theta.shape[0], *[1] * (theta.ndim - 1))
     rest = tuple(range(1, theta.ndim))
-    return theta.square().mean(dim=rest, keepdim=True).sqrt().nan_to_num()  # [rows, 1, ...]
+    largest = torch.linalg.vector_norm(theta, math.inf, dim=rest, keepdim=True)
+    # Where squares would leave the range of float32 the row is divided by its largest value first.
+    extreme = (largest > _LARGE) | ((largest < 1 / _LARGE) & (largest > 0))
+    unit = torch.where(extreme, largest, 1.0)
+    rms = (theta / unit).square().mean(dim=rest, keepdim=True).sqrt() * unit  # [rows, 1, ...]
+    return torch.where(rms.isfinite(), rms, 0.0)
 
 
 def shrunk(theta: Float[Tensor, " *shape"], ratio: float, centre: float) -> Float[Tensor, " *shape"]:

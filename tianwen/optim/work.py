@@ -13,6 +13,7 @@ from tianwen.errors import InputError
 from tianwen.optim.param_groups import kind_of
 from tianwen.optim.rounding import rounded
 from tianwen.optim.shards import Shards, local, one_a_row, shards_of
+from tianwen.optim.sign_update import row_rms
 
 NARROW = (torch.bfloat16, torch.float16)
 NEVER = 1 << 30
@@ -62,10 +63,23 @@ class Work:
         return (-1.0 if self.group["maximize"] else 1.0) / self.group["accumulate"]
 
     def rate_of(self, squares: float) -> float:
-        """eta of a tensor that is no embedding, from the sum of squares over all of it."""
+        """eta of a tensor that is no embedding, from the sum of squares over all of it; weights that are not finite
+        have no size, and the others among them go on at the least rate.
+        """
         if self.kind != "matrix" or not self.group["relative"]:
             return self.rate
-        return self.rate * max(math.sqrt(squares / self.parameter.numel()), self.group["rms_floor"])
+        rms = math.sqrt(squares / max(self.parameter.numel(), 1))
+        rate = self.rate * (max(rms, self.group["rms_floor"]) if math.isfinite(rms) else self.group["rms_floor"])
+        return min(rate, self.highest_rate)
+
+    def rates_of_rows(self, wide: Tensor) -> Tensor:
+        """eta of each row of an embedding, [rows, 1, ...]."""
+        return (self.rate * row_rms(wide).clamp(min=self.group["rms_floor"])).clamp(max=self.highest_rate)
+
+    @property
+    def highest_rate(self) -> float:
+        """1 / weight decay: with more, the decay would throw weights to the other side of 0, and further each time."""
+        return 1 / self.weight_decay if self.weight_decay else math.inf
 
     def grad_values(self) -> Tensor:
         """The gradient's numbers, of a sparse one those that are stored."""
