@@ -161,6 +161,17 @@ def test_bfloat16_autocast_keeps_the_state_in_float32(mixer):
     assert (y - exact).abs().max() < 0.05 * max(1, exact.abs().max())
 
 
+@every_mixer
+def test_a_layer_in_bfloat16_has_eigenvalues_in_float32(mixer):
+    """In bfloat16 there is nothing between .996 and 1, so |lam| = .999 would be 1: a sum that never forgets."""
+    layer = mixer(WIDTH, r_min=0.998, r_max=0.999).bfloat16()
+    x = torch.randn(1, 2000, WIDTH).bfloat16()
+    y, state = layer(x)
+    exact, _ = copy.deepcopy(layer).double()(x.double())
+    assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)
+    assert (y - exact).norm() < 0.02 * exact.norm()
+
+
 def test_a_layer_is_exported_and_compiled_whole():
     x, other = torch.randn(2, 5, 6), torch.randn(3, 130, 6)
     batch, length = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("length", min=2, max=4096)

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tianwen.recurrent.lru import positive
+from tianwen.recurrent.lru import positive, wide
 from tianwen.recurrent.padding import without_padding
 from tianwen.recurrent.ring import R_MAX, R_MIN, ring
 from tianwen.recurrent.wkv import empty_state, wkv
@@ -65,7 +65,7 @@ class ComplexRWKV(nn.Module):
         count = torch.full((x.shape[0],), x.shape[1], device=x.device) if lengths is None else lengths
         at = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
         at = count[:, None] - 1 - at if reverse else at  # steps done before this one, [batch, length]
-        decay, bonus = (-self.nu_log.exp()).exp().repeat(2), self.gamma_log.repeat(2)
+        decay, bonus = (-wide(self.nu_log).exp()).exp().repeat(2), self.gamma_log.repeat(2)
         mean, last = wkv(
             k.repeat(1, 1, 2), self._turn(v, -at), decay, bonus,
             state=state, reset=reset, lengths=lengths, reverse=reverse,

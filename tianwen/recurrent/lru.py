@@ -41,7 +41,7 @@ class LRU(nn.Module):
 
     def eigenvalues(self) -> Float[Tensor, " 2 size"]:
         """lam as (Re, Im)."""
-        radius, angle = (-self.nu_log.exp()).exp(), self.theta_log.exp()
+        radius, angle = (-wide(self.nu_log).exp()).exp(), wide(self.theta_log).exp()
         return torch.stack([radius * angle.cos(), radius * angle.sin()])
 
     @staticmethod
@@ -65,7 +65,7 @@ class LRU(nn.Module):
         """The mixed sequence and the state after it; `reset`, `lengths` and `reverse` as in `linear_scan`."""
         u = self.input(without_padding(x, lengths))  # [batch, length, 2N]
         states, last = linear_scan(
-            u, self.eigenvalues(), self.gamma_log.exp(), h0=state, reset=reset, lengths=lengths, reverse=reverse
+            u, self.eigenvalues(), wide(self.gamma_log).exp(), h0=state, reset=reset, lengths=lengths, reverse=reverse
         )
         return self.output(states), last
 
@@ -75,6 +75,11 @@ class LRU(nn.Module):
         """One step of `forward`, in constant time and memory."""
         y, state = self.forward(x[:, None], state=state)
         return y[:, 0], state
+
+
+def wide(parameter: Tensor) -> Tensor:
+    """In float32 at least: bfloat16 has no number between .996 and 1, so a layer cast to it would never forget."""
+    return parameter if parameter.dtype == torch.float64 else parameter.float()
 
 
 def positive(**sizes: int) -> int:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tianwen.recurrent.lru import positive
+from tianwen.recurrent.lru import positive, wide
 from tianwen.recurrent.padding import without_padding
 from tianwen.recurrent.ring import R_MAX, R_MIN, ring
 from tianwen.recurrent.wkv import empty_state, wkv
@@ -41,7 +41,7 @@ class RWKV(nn.Module):
 
     def decay(self) -> Float[Tensor, " size"]:
         """lam, between 0 and 1."""
-        return (-self.nu_log.exp()).exp()
+        return (-wide(self.nu_log).exp()).exp()
 
     def init_state(self, batch: int) -> Float[Tensor, " batch 3 size"]:
         """The state before the first step: nothing seen."""

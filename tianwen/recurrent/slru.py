@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tianwen.recurrent.lru import positive
+from tianwen.recurrent.lru import positive, wide
 from tianwen.recurrent.padding import without_padding
 from tianwen.recurrent.ring import R_MAX, R_MIN, ring
 from tianwen.recurrent.scan import linear_scan
@@ -36,7 +36,7 @@ class SLRU(nn.Module):
 
     def eigenvalues(self) -> Float[Tensor, " size"]:
         """lam, between 0 and 1."""
-        return (-self.nu_log.exp()).exp()
+        return (-wide(self.nu_log).exp()).exp()
 
     @staticmethod
     def default_size(width: int) -> int:
@@ -59,7 +59,7 @@ class SLRU(nn.Module):
         """The mixed sequence and the state after it; `reset`, `lengths` and `reverse` as in `linear_scan`."""
         u = self.input(without_padding(x, lengths))  # [batch, length, N]
         states, last = linear_scan(
-            u, self.eigenvalues(), self.gamma_log.exp(), h0=state, reset=reset, lengths=lengths, reverse=reverse
+            u, self.eigenvalues(), wide(self.gamma_log).exp(), h0=state, reset=reset, lengths=lengths, reverse=reverse
         )
         return self.output(states), last
 
