@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from tianwen.errors import InputError
-from tianwen.recurrent import linear_scan, scan_cpu, threads
+from tianwen.recurrent import linear_scan, scan_cpu, threads, wkv
 from tianwen.recurrent.scan_oracle import complex_of, planar_of, scan_oracle
 
 D = 5
@@ -175,8 +176,31 @@ def test_the_operator_is_what_torch_wants_of_one():
     torch.library.opcheck(
         torch.ops.tianwen.linear_scan.default,
         (*tensors, given["reset"], given["lengths"], True),
-        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, for its forward derivatives
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev, torch.func.jacfwd])
+def test_transforms_that_would_lose_a_derivative_are_refused(transform):
+    """Forward derivatives through an operator of torch.library vanish without a word: as if they were zero."""
+    u, lam = torch.randn(2, 4, 3), torch.rand(3)
+    with pytest.raises(InputError, match="came through lam"):
+        transform(lambda lam: linear_scan(u, lam)[0].sum())(lam)
+    with pytest.raises(InputError, match="came through u"):
+        torch.func.vmap(transform(lambda row: linear_scan(row[None], lam)[0].sum()))(u)
+    with pytest.raises(InputError, match="came through k"):
+        transform(lambda k: wkv(k[None], k[None], lam, lam)[0].sum())(u[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_a_dual_number_is_refused_and_vmap_is_not():
+    u, lams = torch.randn(2, 4, 3), torch.rand(5, 3)
+    with forward_ad.dual_level():
+        assert linear_scan(u, lams[0])[0].isfinite().all()
+        with pytest.raises(InputError, match="came through u"):
+            linear_scan(forward_ad.make_dual(u, u), lams[0])
+    each = torch.stack([linear_scan(u, lam)[0] for lam in lams])
+    assert torch.equal(torch.func.vmap(lambda lam: linear_scan(u, lam)[0])(lams), each)
 
 
 def test_compile_takes_the_whole_graph():
@@ -199,6 +223,9 @@ def test_errors_tell_shapes_dtypes_and_what_to_do():
         ((u[..., :5], lam), {}, r"last axis of u has size 5"),
         ((u, lam, torch.rand(6)), {}, r"gamma must be \[3\]"),
         ((torch.complex(u, u), lam), {}, r"\[Re \| Im\]"),
+        ((u, torch.rand(3, dtype=torch.complex64)), {}, r"\[Re \| Im\]; given was torch.complex64"),
+        ((u, 0.9), {}, r"lam must be a tensor"),
+        ((u, lam), {"lengths": [4, 2]}, r"lengths must be a tensor, as torch.tensor"),
         ((u.int(), lam), {}, r"floating-point"),
         ((u, lam), {"h0": torch.rand(2, 3)}, r"h0 must be \[2, 6\]"),
         ((u, lam), {"reset": torch.zeros(2, 4)}, r"reset must be a bool"),

@@ -157,6 +157,12 @@ def test_empty_batches_and_sequences_pass():
         out.sum().backward()
 
 
+def test_the_operator_is_what_torch_wants_of_one():
+    k, v, lam, bonus = (tensor.float().requires_grad_() for tensor in numbers(66))
+    state = empty_state(2, D, like=v)
+    torch.library.opcheck(torch.ops.tianwen.wkv.default, (k, v, lam, bonus, state, None, torch.tensor([66, 3]), True))
+
+
 def test_errors_tell_what_fits():
     k, lam = torch.randn(2, 4, 3), torch.rand(3)
     with pytest.raises(InputError, match=r"\[batch, length, channels\]"):

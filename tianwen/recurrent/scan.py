@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from tianwen.errors import InputError
 from tianwen.recurrent.scan_operator import scan_operator
@@ -51,6 +52,7 @@ def linear_scan(
 
     Raises InputError for shapes, dtypes and lengths that do not fit.
     """
+    check_tensors(u=u, lam=lam, gamma=gamma, h0=h0, reset=reset, lengths=lengths)
     _check(u, lam, gamma, h0)
     check_carry(u, reset, lengths)
     wide = torch.float64 if u.dtype == torch.float64 else torch.float32
@@ -60,7 +62,34 @@ def linear_scan(
     return scan_operator(u, lam, gamma, h0, reset, lengths, reverse)
 
 
+def check_tensors(**given: Tensor | None) -> None:
+    """Raise InputError for what is no tensor, and for derivatives that torch would drop or refuse without a reason."""
+    for name, tensor in given.items():
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise InputError(f"{name} must be a tensor, as torch.tensor({name}) makes it; given was {type(tensor)}.")
+        if tensor is not None and not torch.compiler.is_compiling() and _follows_derivatives(tensor):
+            raise InputError(
+                f"A transform of torch.func, or a forward derivative, came through {name}. A recurrence here knows "
+                "gradients by autograd alone: torch.autograd.grad, backward(), torch.autograd.functional.jacobian."
+            )
+
+
+def _follows_derivatives(tensor: Tensor) -> bool:
+    """Whether torch.func.grad, jvp or their kin, or a dual number, wait for a derivative; vmap alone does not."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if torch._C._functorch.is_gradtrackingtensor(tensor):
+            return True
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return forward_ad.unpack_dual(tensor).tangent is not None if forward_ad._current_level >= 0 else False
+
+
 def _check(u: Tensor, lam: Tensor, gamma: Tensor | None, h0: Tensor | None) -> None:
+    for tensor in (u, lam, gamma, h0):
+        if tensor is not None and tensor.dtype not in FLOATS:
+            raise InputError(
+                f"linear_scan works on real floating-point tensors, complex numbers as [Re | Im]; given was "
+                f"{tensor.dtype}. torch.view_as_real and a permutation turn a complex tensor into planes."
+            )
     if u.dim() != 3 or lam.dim() not in (1, 2) or (lam.dim() == 2 and lam.shape[0] != 2):
         raise InputError(
             f"linear_scan takes u [batch, length, 2D] with lam [2, D], or u [batch, length, D] with lam [D]; "
@@ -74,14 +103,8 @@ def _check(u: Tensor, lam: Tensor, gamma: Tensor | None, h0: Tensor | None) -> N
         raise InputError(f"gamma must be [{channels}], one real number a channel; given was {list(gamma.shape)}.")
     if h0 is not None and h0.shape != (u.shape[0], u.shape[2]):
         raise InputError(f"h0 must be [{u.shape[0]}, {u.shape[2]}], like one step of u; given was {list(h0.shape)}.")
-    given = [u, lam, *(tensor for tensor in (gamma, h0) if tensor is not None)]
-    for tensor in given:
-        if tensor.dtype not in FLOATS:
-            raise InputError(
-                f"linear_scan works on real floating-point tensors, complex numbers as [Re | Im]; given was "
-                f"{tensor.dtype}. torch.view_as_real and a permutation turn a complex tensor into planes."
-            )
-        if tensor.device != u.device:
+    for tensor in (lam, gamma, h0):
+        if tensor is not None and tensor.device != u.device:
             raise InputError(f"All tensors must be on one device; given were {u.device} and {tensor.device}.")
 
 

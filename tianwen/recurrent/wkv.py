@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tianwen.errors import InputError
 from tianwen.recurrent import wkv_torch
-from tianwen.recurrent.scan import check_carry
+from tianwen.recurrent.scan import check_carry, check_tensors
 from tianwen.recurrent.wkv_operator import wkv_operator
 
 
@@ -51,6 +51,7 @@ def wkv(
 
     Raises InputError for shapes, dtypes and lengths that do not fit.
     """
+    check_tensors(k=k, v=v, lam=lam, bonus=bonus, state=state, reset=reset, lengths=lengths)
     if k.shape != v.shape or k.dim() != 3 or lam.shape != k.shape[2:] or bonus.shape != k.shape[2:]:
         raise InputError(
             "wkv takes k and v [batch, length, channels] with lam and bonus [channels]; given were "

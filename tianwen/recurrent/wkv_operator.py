@@ -37,7 +37,7 @@ def wkv_operator(
     batch, length, size = k.shape
     out = WORKSPACE.empty((batch, length, size), v.dtype)
     last = state.clone(memory_format=torch.contiguous_format)
-    marks = state.new_empty(_marks_shape(k))
+    marks = state.new_zeros(_marks_shape(k))  # zeros: the same call gives the same bits, unused tiles too
     (keys, values), shape = _rows(k, v)
     numbers = flat(lam), flat(bonus), flat(last), flat(marks), *carry_arrays(k, reset, lengths)
     threads, block = _division(k)
