@@ -14,7 +14,7 @@ import torch
 from tianwen.errors import InputError
 from tianwen.recurrent import linear_scan
 from tianwen.recurrent.threads import share
-from tianwen.recurrent.workspace import ALIGNMENT, SMALL, Workspace
+from tianwen.recurrent.workspace import ALIGNMENT, SMALL, WORKSPACE, Workspace
 
 LARGE = (SMALL // 4,)  # of float32
 
@@ -101,6 +101,16 @@ def test_a_forked_child_scans_too():
         torch.set_num_threads(1)  # torch's own threads do not survive a fork
         os._exit(0 if torch.equal(linear_scan(u, lam)[0], expected) else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_while_another_thread_takes_a_buffer_is_not_stuck():
+    with WORKSPACE._lock:  # as another thread holds it that the child does not have
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if WORKSPACE._lock.acquire(timeout=2) else 1)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_shares_raise_the_first_error_after_all_have_ended():

@@ -105,3 +105,12 @@ def _part_of_memory() -> int:
 
 WORKSPACE = Workspace(limit=_part_of_memory())
 """That of all scans on the CPU; `WORKSPACE.set_limit(0)` gives idle memory back."""
+
+
+def _unlock() -> None:
+    """A child process has none of its parent's threads, so nobody would ever let go of a lock that one of them held."""
+    WORKSPACE._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)
