@@ -26,9 +26,9 @@ def close(a, b):
 @each_mixer
 @both_ways
 def test_every_mixer_has_four_times_the_square_of_the_width(mixer, bidirectional):
-    config = ShellConfig(vocabulary=1, mixer=mixer, width=32, bidirectional=bidirectional)
+    config = ShellConfig(vocabulary=1, mixer=mixer, width=112, bidirectional=bidirectional)
     matrices = [p.numel() for p in make_mixer(config).parameters() if p.dim() == 2]
-    assert sum(matrices) == 4 * 32**2
+    assert sum(matrices) == 4 * 112**2
 
 
 @each_mixer

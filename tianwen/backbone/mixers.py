@@ -1,11 +1,11 @@
-"""The RoFormerV2 shell with any mixer in it: attention, LRU, SLRU or RWKV, as an encoder or as a causal model.
+"""The RoFormerV2 shell with any mixer in it, attention or a recurrent one, as an encoder or as a causal model.
 
 Post: 9554 (the shell of its comparison), 8998 (the shell)
 
 Notation
     B, T  batch and tokens      d  width      L  layers
     x  <- norm(x + mixer(x));  x <- norm(x + feed_forward(x));   norm(x) = x / sqrt(mean x^2 + eps), no gain, no bias
-    Every mixer has 4 d^2 weights, the feed-forward 8 d^2: models differ in how tokens mix, and in nothing else.
+    Every mixer has 4 d^2 weights (the complex RWKV to a rounding), the feed-forward 8 d^2: models differ in how tokens mix, and in nothing else.
 
 A mixer has three calls: `forward(x, state, reset, lengths) -> (y, state)`, `step(x, state) -> (y, state)` for one token
 and `init_state(batch)`. The embedding is normalised like every layer; there are no segments.
@@ -30,15 +30,16 @@ from tianwen.backbone.linear import Linear
 from tianwen.backbone.roformer_v2 import rms_norm
 from tianwen.errors import InputError
 from tianwen.recurrent.bidirectional import Bidirectional
+from tianwen.recurrent.complex_rwkv import ComplexRWKV
 from tianwen.recurrent.lru import LRU
 from tianwen.recurrent.rwkv import RWKV
 from tianwen.recurrent.slru import SLRU
 
-MixerName = Literal["attention", "lru", "slru", "rwkv"]
+MixerName = Literal["attention", "lru", "slru", "rwkv", "complex_rwkv"]
 """What may stand between the feed-forward layers."""
 
 MIXERS: tuple[str, ...] = get_args(MixerName)
-RECURRENT = {"lru": LRU, "slru": SLRU, "rwkv": RWKV}
+RECURRENT = {"lru": LRU, "slru": SLRU, "rwkv": RWKV, "complex_rwkv": ComplexRWKV}
 EVERYTHING = 1 << 62  # a window that no sequence leaves
 
 

@@ -23,6 +23,7 @@ class Mixer(str, Enum):
     lru = "lru"
     slru = "slru"
     rwkv = "rwkv"
+    complex_rwkv = "complex_rwkv"
     attention = "attention"
 
 
