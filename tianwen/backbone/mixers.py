@@ -5,7 +5,8 @@ Post: 9554 (the shell of its comparison), 8998 (the shell)
 Notation
     B, T  batch and tokens      d  width      L  layers
     x  <- norm(x + mixer(x));  x <- norm(x + feed_forward(x));   norm(x) = x / sqrt(mean x^2 + eps), no gain, no bias
-    Every mixer has 4 d^2 weights (the complex RWKV to a rounding), the feed-forward 8 d^2: models differ in how tokens mix, and in nothing else.
+    Every mixer has 4 d^2 weights (the complex RWKV about so many), the feed-forward 8 d^2: models differ in how tokens
+    mix, and in nothing else.
 
 A mixer has three calls: `forward(x, state, reset, lengths) -> (y, state)`, `step(x, state) -> (y, state)` for one token
 and `init_state(batch)`. The embedding is normalised like every layer; there are no segments.

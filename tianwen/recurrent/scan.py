@@ -14,6 +14,8 @@ Complex numbers are pairs of real planes, never a complex dtype: so bfloat16, to
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -22,6 +24,7 @@ from torch.autograd import forward_ad
 from tianwen.errors import InputError
 from tianwen.recurrent.scan_operator import scan_operator
 
+functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -76,10 +79,10 @@ def check_tensors(**given: Tensor | None) -> None:
 
 def _follows_derivatives(tensor: Tensor) -> bool:
     """Whether torch.func.grad, jvp or their kin, or a dual number, wait for a derivative; vmap alone does not."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        if torch._C._functorch.is_gradtrackingtensor(tensor):
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_gradtrackingtensor(tensor):
             return True
-        tensor = torch._C._functorch.get_unwrapped(tensor)
+        tensor = functorch.get_unwrapped(tensor)
     return forward_ad.unpack_dual(tensor).tangent is not None if forward_ad._current_level >= 0 else False
 
 
