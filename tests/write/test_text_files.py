@@ -81,6 +81,19 @@ def test_an_empty_file_is_refused(tmp_path, content):
         read_texts([write(tmp_path / "a.txt", content)])
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named_even_where_all_but_its_mark_could_be_utf_8(tmp_path, encoding):
+    with pytest.raises(InputError, match="iconv -f utf-16"):
+        read_text(write(tmp_path / "a.txt", ("\ufeff" + "hello world " * 50).encode(encoding)))
+
+
+def test_a_damaged_middle_of_a_gz_is_told(tmp_path):
+    whole = bytearray(gzip.compress(np.random.default_rng(0).bytes(3000).hex().encode()))
+    whole[100:103] = bytes(255 - byte for byte in whole[100:103])  # Huffman codes, not only the checksum
+    with pytest.raises(InputError, match="damaged"):
+        read_text(write(tmp_path / "a.gz", bytes(whole)))
+
+
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         read_text(tmp_path / "none.txt")

@@ -14,10 +14,12 @@ counted; a file that is full of them is refused, for it is in another encoding.
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import lzma
 import re
 import sys
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -65,6 +67,11 @@ def read_text(file: str | Path) -> tuple[str, int]:
     Raises InputError if it cannot be read, is empty, or is in another encoding.
     """
     content = _bytes(file)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # of Latin letters but two bytes are no UTF-8
+        raise InputError(
+            f"{file} is not UTF-8 but UTF-16, as its first two bytes say. Write it anew: "
+            f"iconv -f utf-16 -t utf-8 {file} > text.txt"
+        )
     text, broken = BROKEN.subn("\ufffd", content.decode("utf-8", "surrogateescape"))
     if broken > MOST_BROKEN * len(content):
         raise InputError(
@@ -156,7 +163,7 @@ def _bytes(file: str | Path) -> bytes:
     try:
         with OPENERS.get(path.suffix, open)(path, "rb") as stream:
             return stream.read()
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{file} is damaged: {error}. Compress or fetch it again.") from None
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}.") from None
