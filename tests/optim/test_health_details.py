@@ -185,3 +185,41 @@ def test_the_command_reports_repairs_and_says_so_by_its_exit_code(tmp_path):
     done = run(app, ["health", str(tmp_path / "nowhere")])
     assert (done.exit_code, "There is no checkpoint" in done.output) == (1, True)
     assert run(app, ["health"]).exit_code == 2
+
+
+def test_the_command_names_tokens_that_no_terminal_should_see(tmp_path):
+    names = {"\ud800x": 17, "\x9b31m\u202egnp": 1999, "\x1b[31mred\n": 1000}
+    table = healthy(2000, 32)
+    plant(table, torch.tensor([17, 1000, 1999]), torch.tensor([40.0, 40.0, 40.0]))
+    save_folder(tmp_path, {"embed_tokens.weight": table})
+    vocabulary = {f"tok{number}": number for number in range(2000) if number not in names.values()} | names
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    health = EmbeddingHealth.of(tmp_path)
+    text, told = health.text(), health.json().encode()  # half a pair has no bytes in UTF-8
+    assert all(letter.isprintable() or letter == "\n" for letter in text)
+    assert all(line in text for line in (r'"\ud800x"', r'"\u009b31m\u202egnp"', r'"\u001b[31mred\n"'))
+    assert {row["token"] for row in json.loads(told)["tables"][0]["worst"]} == set(names)
+
+
+def _sentencepiece(pieces: list[str]) -> bytes:
+    """A model file as SentencePiece writes it: pieces (text, score, sometimes a type), then its settings."""
+    message = b""
+    for number, piece in enumerate(pieces):
+        text = piece.encode()
+        inner = b"\x0a" + bytes([len(text)]) + text + b"\x15\x00\x00\x80\xbf" + (b"\x18\x02" if number == 0 else b"")
+        message += b"\x0a" + bytes([len(inner)]) + inner
+    settings = b"\x0a\x04data" + b"\x20\x80\xfa\x01"  # field 1 of the settings is no piece
+    return message + b"\x12" + bytes([len(settings)]) + settings
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model"])
+def test_names_from_a_sentencepiece_model(name, tmp_path):
+    (tmp_path / name).write_bytes(_sentencepiece(["<unk>", "天", "▁the"]))
+    assert read_token_names(tmp_path) == {0: "<unk>", 1: "天", 2: "▁the"}
+
+
+@pytest.mark.parametrize("cut", [0, 1, 3, 10, 20])
+def test_a_sentencepiece_model_cut_short_is_refused(cut, tmp_path):
+    (tmp_path / "spiece.model").write_bytes(_sentencepiece(["<unk>", "天", "▁the"])[:cut])
+    with pytest.raises(InputError, match=r"tokens|no tokenizer file"):
+        read_token_names(tmp_path / "spiece.model")

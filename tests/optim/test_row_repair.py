@@ -14,6 +14,7 @@ from torch import nn
 from tests.optim.planted import healthy, plant, save_folder
 from tianwen.errors import InputError, ModelError
 from tianwen.optim.embedding_health import EmbeddingHealth
+from tianwen.optim.lion import Lion
 from tianwen.optim.row_repair import reset_rows
 from tianwen.training.weights import load_weights, save_weights
 
@@ -196,3 +197,21 @@ def test_rows_are_reset_to_the_size_of_frequent_rows(tmp_path):
     health.repair(Path(tmp_path / "new.safetensors"))
     new = load_file(tmp_path / "new.safetensors")["emb.weight"]
     assert float(new[1234].square().mean().sqrt()) == pytest.approx(0.08, rel=0.05)
+
+
+def test_an_optimiser_in_the_same_file_is_read_and_repaired(tmp_path):
+    model = nn.Embedding(2000, 64)
+    model.weight.data = sick_table()
+    optimiser = Lion(model.parameters(), weight_decay=0.02)
+    model.weight.grad = torch.randn(2000, 64)
+    optimiser.step()
+    sick = sorted(EmbeddingHealth.of(model).tables[0].drifting.tolist())
+    torch.save({"model": model.state_dict(), "optimizer": optimiser.state_dict()}, tmp_path / "old.pt")
+    health = EmbeddingHealth.of(tmp_path / "old.pt")
+    assert health.tables[0].wall.source == "optimizer"
+    assert health.tables[0].wall.at == 50
+    assert health.repair(tmp_path / "new.pt") == [tmp_path / "new.pt"]
+    new = torch.load(tmp_path / "new.pt", weights_only=True)
+    momentum = new["optimizer"]["state"][0]["exp_avg"]
+    assert (momentum == 0).all(1).nonzero()[:, 0].tolist() == sick == sorted(health.tables[0].drifting.tolist())
+    assert EmbeddingHealth.of(tmp_path / "new.pt").verdict == "healthy"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from tianwen.optim.stored_momentum import (
     StoredOptimizer,
     find_optimizer,
     open_optimizer,
+    optimizer_within,
     row_momentum,
 )
 from tianwen.optim.stored_tensors import StoredTensor
@@ -154,7 +156,9 @@ class EmbeddingHealth:
 
     def json(self) -> str:
         """`as_dict` as one line of JSON."""
-        return json.dumps(self.as_dict(), ensure_ascii=False)
+        text = json.dumps(self.as_dict(), ensure_ascii=False)
+        # Halves of a pair of UTF-16, which tokenizer files may hold, can be written in JSON but not in UTF-8.
+        return re.sub(r"[\ud800-\udfff]", lambda half: json.dumps(half[0])[1:-1], text)
 
     def plot(self, file: str | Path) -> None:
         """Draw the rows of each table: their RMS in order of size, or by frequency decile, and the wall. SVG."""
@@ -273,6 +277,9 @@ def _fitting(counts: np.ndarray, rows: int, tokens: int) -> np.ndarray | None:
 def _optimizer(given: Any, checkpoint: Checkpoint, remarks: list[str]) -> StoredOptimizer | None:
     if given is not None:
         return open_optimizer(given)
+    for content in checkpoint.content.values():  # {"model": ..., "optimizer": ...} in one file
+        if (within := optimizer_within(content)) is not None:
+            return within
     beside = find_optimizer(checkpoint.folder)
     if beside is None:
         return None

@@ -114,7 +114,9 @@ def _names(health: EmbeddingHealth, table: TableHealth, rows: np.ndarray) -> str
 
 
 def _quoted(token: str) -> str:
-    return json.dumps(token, ensure_ascii=False)
+    """In quotes on one line; what would steer a terminal or turn the line around is written as its code."""
+    text = json.dumps(token, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
 
 
 def _and_more(count: int) -> str:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,7 @@ def repair(health: EmbeddingHealth, out: Path) -> list[Path]:
         _copy_the_rest(files[0].parent, out)
     written = list(targets.values())
     if state is not None:
-        _repair_optimizer(health, sick, new_rows, state)
+        _repair_optimizer(health, {name: (sick[name], rows) for name, rows in new_rows.items()}, state)
         written.append(state)
     return written
 
@@ -114,14 +114,12 @@ def _copy_weights(
 ) -> None:
     tensors = health.checkpoint.tensors
     if file in health.checkpoint.content:
-        mine = {name: rows for name, rows in new.items() if tensors[name].tensor is not None}
+        content = health.checkpoint.content[file]
+        jobs = [(tensors[name], *rows) for name, rows in new.items() if tensors[name].tensor is not None]
+        if health.optimizer is not None and health.optimizer.content is content:
+            jobs += _optimizer_jobs(health, new)
         with _new_file(target) as part:
-            before = {name: _write_in_memory(tensors[name], *rows) for name, rows in mine.items()}
-            try:
-                torch.save(health.checkpoint.content[file], part)
-            finally:  # what was examined stays as it was
-                for name, rows in before.items():
-                    _put(tensors[name].tensor, mine[name][0], rows)
+            _save_changed(content, jobs, part)
         return
     with _new_file(target) as part:
         shutil.copyfile(file, part)
@@ -133,6 +131,18 @@ def _copy_weights(
                 changed = True
         if changed:
             _renew_checksum(part)
+
+
+def _save_changed(content: Any, jobs: Sequence[tuple[StoredTensor, np.ndarray, Tensor]], part: Path) -> None:
+    """Save with other rows; in memory what was examined stays as it was."""
+    before: list[tuple[Tensor | None, np.ndarray, Tensor]] = []
+    try:
+        for stored, ids, rows in jobs:
+            before.append((stored.tensor, ids, _write_in_memory(stored, ids, rows)))
+        torch.save(content, part)
+    finally:
+        for tensor, ids, rows in before:
+            _put(tensor, ids, rows)
 
 
 def _write_in_memory(stored: StoredTensor, ids: np.ndarray, rows: Tensor) -> Tensor:
@@ -195,17 +205,12 @@ def _checksum(file: Path, header: str) -> str:
     return digest.hexdigest()
 
 
-def _repair_optimizer(
-    health: EmbeddingHealth, sick: Mapping[str, np.ndarray], new: Mapping[str, Tensor], target: Path
-) -> None:
+def _repair_optimizer(health: EmbeddingHealth, new: Mapping[str, tuple[np.ndarray, Tensor]], target: Path) -> None:
     """The optimiser's state with the rows' momentum at 0; a float32 copy of the weights in it is repaired too."""
     optimizer = health.optimizer
     assert optimizer is not None
     assert optimizer.file is not None
-    stored = [health.checkpoint.tensors[name] for name in sick]
-    jobs: list[tuple[StoredTensor, np.ndarray, Tensor]] = []
-    for name, momentum in optimizer.match(stored).items():
-        jobs += _jobs(momentum, sick[name], new[name])
+    jobs = _optimizer_jobs(health, new)
     with _new_file(target) as part:
         if optimizer.file.suffix == ".safetensors":
             shutil.copyfile(optimizer.file, part)
@@ -213,10 +218,16 @@ def _repair_optimizer(
                 assert tensor.place is not None
                 _patch(part, tensor, tensor.place, ids, rows)
         else:
-            before = [(tensor, ids, _write_in_memory(tensor, ids, rows)) for tensor, ids, rows in jobs]
-            torch.save(optimizer.content, part)
-            for tensor, ids, rows in before:
-                _put(tensor.tensor, ids, rows)
+            _save_changed(optimizer.content, jobs, part)
+
+
+def _optimizer_jobs(
+    health: EmbeddingHealth, new: Mapping[str, tuple[np.ndarray, Tensor]]
+) -> list[tuple[StoredTensor, np.ndarray, Tensor]]:
+    """What to write where in the optimiser's state."""
+    assert health.optimizer is not None
+    matched = health.optimizer.match([health.checkpoint.tensors[name] for name in new])
+    return [job for name, momentum in matched.items() for job in _jobs(momentum, *new[name])]
 
 
 def _jobs(momentum: Momentum, ids: np.ndarray, rows: Tensor) -> Iterator[tuple[StoredTensor, np.ndarray, Tensor]]:

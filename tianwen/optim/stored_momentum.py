@@ -108,6 +108,12 @@ def open_optimizer(source: str | Path | Mapping[str, Any]) -> StoredOptimizer:
     return _read(state, tree, file)
 
 
+def optimizer_within(content: Any) -> StoredOptimizer | None:
+    """The state that a torch file holds beside the weights; None where it holds none."""
+    state = _unwrap(content)
+    return None if state is None else _read(state, content, None)
+
+
 def find_optimizer(folder: Path | None) -> Path | None:
     """The optimiser's file that `fit` or a Hugging Face trainer left beside the weights."""
     for name in ("optimiser.safetensors", "optimizer.pt", "optimizer.bin") if folder else ():

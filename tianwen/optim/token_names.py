@@ -1,20 +1,22 @@
 """The names of token ids, from whatever tokenizer file lies beside a checkpoint.
 
 Understood: `tokenizer.json` of Hugging Face (WordPiece, BPE, Unigram) and of this project, `vocab.txt` (one piece a
-line) and `vocab.json` (piece -> id), each with `added_tokens.json`. Pieces of byte-level BPE are shown as their text.
+line), `vocab.json` (piece -> id) and SentencePiece's `tokenizer.model` or `spiece.model`, each with
+`added_tokens.json`. Pieces of byte-level BPE are shown as their text.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tianwen.errors import InputError
 
-FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
+# Not sentencepiece.bpe.model: the models that have it number their tokens one further than the file does.
+FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 
 
 def find_token_names(folder: Path | None) -> dict[int, str]:
@@ -34,11 +36,16 @@ def read_token_names(path: Path) -> dict[int, str]:
             return names
         raise InputError(f"{path} holds no tokenizer that can be read. Known files are: {', '.join(FILES)}.")
     try:
-        text = path.read_text(encoding="utf-8")
-        names = _from_lines(text) if path.suffix == ".txt" else _from_json(json.loads(text))
+        match path.suffix:
+            case ".model":
+                names = _from_sentencepiece(path.read_bytes())
+            case ".txt":
+                names = _from_lines(path.read_text(encoding="utf-8"))
+            case _:
+                names = _from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(f"There is no tokenizer at {path}. Known files are: {', '.join(FILES)}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise InputError(
             f"{path} is no tokenizer file that can be read ({error}). Known: {', '.join(FILES)}."
         ) from error
@@ -56,6 +63,43 @@ def _from_lines(text: str) -> dict[int, str]:
     if lines and not lines[-1]:
         lines.pop()
     return {number: line.rstrip("\r") for number, line in enumerate(lines)}
+
+
+def _from_sentencepiece(content: bytes) -> dict[int, str]:
+    """Field 1 of the message, once a piece; field 1 of a piece is its text."""
+    pieces = [value for number, value in _fields(content) if number == 1]
+    texts = [next((text for number, text in _fields(piece) if number == 1), b"") for piece in pieces]
+    return {number: text.decode("utf-8") for number, text in enumerate(texts)}
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """(number, bytes) of each field of a protocol buffer that holds bytes; the others are passed over."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        match key & 7:
+            case 0:
+                _, at = _varint(message, at)
+            case 2:
+                length, at = _varint(message, at)
+                if at + length > len(message):
+                    raise ValueError("it is cut short")
+                yield key >> 3, message[at : at + length]
+                at += length
+            case 1 | 5 as kind:
+                at += 8 if kind == 1 else 4
+            case _:
+                raise ValueError("it is no protocol buffer")
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """(number, where it ends): seven bits a byte, the lowest first, the eighth says that more follow."""
+    value = shift = 0
+    while True:
+        byte = message[at]
+        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
+        if byte < 128:
+            return value, at
 
 
 def _from_json(content: dict[str, Any]) -> dict[int, str]:
