@@ -9,7 +9,7 @@ Notation
 
 No complex kernel is needed: y_t = e^{i theta t} Y_t, and Y decays by |lam| alone while it adds e^{-i theta t} v_t. So a
 value is turned backward by its position, averaged by the real wkv, and the average is turned forward again: RoPE, with
-values in place of keys. An experiment: nothing is claimed for its quality (docs/posts/9554.md).
+values in place of keys. Measured small in docs/posts/9554.md.
 """
 
 from __future__ import annotations
