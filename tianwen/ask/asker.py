@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from tianwen.ask.beam import Paths, Search, search
-from tianwen.ask.candidates import Candidates, with_prior
+from tianwen.ask.candidates import Candidates, Opinion, with_prior
 from tianwen.ask.entries import entries_below
 from tianwen.ask.facts import Fact
 from tianwen.ask.knowledge_base import KnowledgeBase
 from tianwen.ask.lookahead import lookahead_reweigh
+from tianwen.ask.matcher import Matcher
 from tianwen.ask.model_files import AskerSettings, load_asker, save_asker
 from tianwen.ask.seq2seq import AskModel
 from tianwen.ask.session import TreeSession
@@ -63,7 +64,8 @@ class AskOptions:
 
     `top` answers a question; `beams` subjects followed. `search`: auto is best-first with an end to its patience (for
     `scoring="path"` a beam); beam prunes at every step; exact proves that nothing scores higher. `threshold`: below it
-    an answer is marked as not known (None: the model's own). `prior_weight` None: the model's own.
+    an answer is marked as not known (None: the model's own). `prior_weight` and `match_weight` (of the matcher's
+    opinion, where the asker has one) None: the model's own.
     """
 
     top: int = 1
@@ -73,6 +75,7 @@ class AskOptions:
     lookahead: bool = True
     threshold: float | None = None
     prior_weight: float | None = None
+    match_weight: float | None = None
     forced_chains: bool = True
     speculate: bool = True
 
@@ -98,21 +101,32 @@ class Trace:
 class Asker:
     """A model and its tokenizer, ready to ask any knowledge base built with that tokenizer."""
 
-    def __init__(self, model: AskModel, tokenizer: Tokenizer, settings: AskerSettings | None = None) -> None:
+    def __init__(
+        self,
+        model: AskModel,
+        tokenizer: Tokenizer,
+        settings: AskerSettings | None = None,
+        *,
+        matcher: Matcher | None = None,
+    ) -> None:
         self.model = model.eval()
         pack_for_inference(self.model)
         self.tokenizer = tokenizer
         self.settings = settings or AskerSettings()
+        self.matcher = matcher
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Asker:
         """The bundled model, or one saved by training. Raises ModelError when the files are missing or damaged."""
-        model, tokenizer, settings = load_asker(Path(path) if path is not None else BUNDLED)
-        return cls(model, tokenizer, settings)
+        folder = Path(path) if path is not None else BUNDLED
+        model, tokenizer, settings = load_asker(folder)
+        return cls(model, tokenizer, settings, matcher=Matcher.load(folder))
 
     def save(self, path: str | Path, *, storage: Literal["fp32", "fp16", "int8"] = "fp32") -> None:
-        """Write model, tokenizer and settings into the folder `path`."""
+        """Write model, tokenizer, settings and, if there is one, the matcher into the folder `path`."""
         save_asker(Path(path), self.model, self.tokenizer, self.settings, storage=storage)
+        if self.matcher is not None:
+            self.matcher.save(Path(path))
 
     @overload
     def ask(  # pyright: ignore[reportOverlappingOverload]  (a str is a Sequence[str])
@@ -203,7 +217,25 @@ class Asker:
         limit = self.settings.max_question
         prompts = [self._framed(found.chain(row)[:-1][:limit]) for row in range(len(found))]
         weight = self.settings.prior_weight if how.prior_weight is None else how.prior_weight
-        return session, with_prior(session, found, entries, prompts, weight)
+        opinion = self._opinion(ids, how)
+        return session, with_prior(session, found, entries, prompts, weight, opinion=opinion)
+
+    def _opinion(self, ids: list[np.ndarray], how: AskOptions) -> Opinion | None:
+        """The matcher's scores times its weight, as functions of tokens; None where there is no matcher, or no weight.
+
+        It reads what the tokens say, so that what the tokenizer holds for equal gets equal scores.
+        """
+        matcher = self.matcher
+        weight = self.settings.match_weight if how.match_weight is None else how.match_weight
+        if matcher is None or not weight:
+            return None
+        decode = self.tokenizer.decode
+        texts = [decode(question) for question in ids]
+
+        def opinion(owner: int, subject: np.ndarray, predicates: Sequence[np.ndarray]) -> np.ndarray:
+            return weight * matcher.scores(texts[owner], decode(subject), [decode(tokens) for tokens in predicates])
+
+        return opinion
 
     def _best_answers(
         self, row: int, question: str, candidates: Candidates, snapshot: Snapshot, how: AskOptions

@@ -96,7 +96,7 @@ def calibrated_in_place(
     """Fit the asker's probabilities, and write its settings into its folder; the weights stay as they are stored."""
     settings, _ = calibrate(asker, kb, questions, options=options, progress=progress)
     replace_settings(folder, settings)
-    return Asker(asker.model, asker.tokenizer, settings)
+    return Asker(asker.model, asker.tokenizer, settings, matcher=asker.matcher)
 
 
 def _scored(

@@ -3,8 +3,10 @@
 A beam that renormalises at each step commits on the first character of a predicate. Here every predicate P of a found
 subject S is scored as a whole, against the same model asked nothing but the subject:
 
-    s(P) = log p(P | S, Q) - weight * log p(P | S, "S")
+    s(P) = log p(P | S, Q) - weight * log p(P | S, "S") + opinion(P, S, Q)
     p(S, P, M | Q) = p(S | Q) * softmax over the predicates of S of s(P) * p(M | S, P, Q)
+
+The opinion is that of a `Matcher` on the words of question and predicate, where the asker has one, else 0.
 
 The search finds subjects by renormalised scores; compared with each other they are by the model's own p(S | Q), for a
 name that the tree forces after a lucky first character is renormalised to a probability that nobody gave it. Where S
@@ -19,7 +21,7 @@ Notation: r subject paths, m entries (P, M) below them, g distinct (path, P), c 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +37,10 @@ ROW_WIDTH = 48
 
 TOKENS_AT_ONCE = 8_000
 """Tokens of one call, each with a row of logits: what bounds the memory where many large subjects meet in a batch."""
+
+
+Opinion = Callable[[int, np.ndarray, Sequence[np.ndarray]], np.ndarray]
+"""(question, tokens of S, tokens of each P) -> what to add to s(P): [predicates]."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,13 @@ class _Chain:
 
 
 def with_prior(
-    session: TreeSession, found: Paths, entries: Completions, prompts: Sequence[np.ndarray], weight: float
+    session: TreeSession,
+    found: Paths,
+    entries: Completions,
+    prompts: Sequence[np.ndarray],
+    weight: float,
+    *,
+    opinion: Opinion | None = None,
 ) -> Candidates:
     """Score the entries below each found subject path. `prompts[i]` is the empty question about path i's subject.
 
@@ -78,9 +90,20 @@ def with_prior(
     heads = [_Chain(int(path[first]), entries.tokens[a:b]) for first, a, b in starts]
     asked, corrected = scorer.score(heads, names=True)
     heads_of_path = np.searchsorted([chain.path for chain in heads], np.arange(len(found) + 1))
+    if opinion is not None:
+        corrected = corrected + _opinions(opinion, found, heads, heads_of_path)
     score = renormalise(heads_of_path, corrected)[group] + scorer.named[path]
     score = score + _senses(scorer, entries, group, starts, path)
     return Candidates(found.owner[path], entries.terminal, score, scorer.named[path], asked[group])
+
+
+def _opinions(opinion: Opinion, found: Paths, heads: Sequence[_Chain], heads_of_path: np.ndarray) -> np.ndarray:
+    """What the matcher adds to each predicate's score: [g]."""
+    parts = []
+    for row, (a, b) in enumerate(zip(heads_of_path[:-1].tolist(), heads_of_path[1:].tolist(), strict=True)):
+        predicates = [chain.tokens[:-1] for chain in heads[a:b]]  # without END
+        parts.append(opinion(int(found.owner[row]), found.chain(row)[:-1], predicates))
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def _predicates(entries: Completions, *, end_id: int) -> tuple[np.ndarray, list[tuple[int, int, int]]]:

@@ -28,13 +28,15 @@ FAINTEST = -20.0
 class AskerSettings:
     """What belongs to a trained asker besides its weights.
 
-    `prior_weight`: share of the prior that scoring subtracts. `temperature` and `evidence` (bias, weight of subject, of
+    `prior_weight`: share of the prior that scoring subtracts. `match_weight`: share of the matcher's opinion that it
+    adds, where there is a matcher. `temperature` and `evidence` (bias, weight of subject, of
     predicate) turn scores into probabilities; see `calibrated`. `threshold`: "don't know" below it. `max_question`:
     longest question, in tokens. `most_candidates`: entries of one subject scored as a whole; of larger subjects a wide
     beam's best. `bf16`: run under autocast.
     """
 
     prior_weight: float = 0.9
+    match_weight: float = 0.6
     temperature: float = 1.0
     evidence: tuple[float, float, float] | None = None
     threshold: float = 0.0
@@ -43,9 +45,12 @@ class AskerSettings:
     bf16: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.temperature > 0 and 0 <= self.threshold <= 1 and np.isfinite(self.prior_weight)):
+        if not (self.temperature > 0 and 0 <= self.threshold <= 1 and np.isfinite(self.prior_weight)) or not (
+            0 <= self.match_weight < np.inf
+        ):
             raise InputError(
-                "An asker's temperature is above 0, its threshold from 0 to 1 and its prior_weight finite; "
+                "An asker's temperature is above 0, its threshold from 0 to 1, its prior_weight finite and its "
+                "match_weight at least 0; "
                 f"given was {self}."
             )
         if min(self.max_question, self.most_candidates) < 1:

@@ -163,6 +163,47 @@ def train_ask(
     say(f"The model is in {out}. Ask with it: tianwen ask --model {out} ...", {"model": str(out)}, as_json=as_json)
 
 
+@train.command("matcher")
+def train_matcher(
+    model: Annotated[
+        Path, typer.Option("--model", metavar="DIR", help="The asker that gets it; it goes into its folder.")
+    ],
+    words: Annotated[
+        Path,
+        typer.Option(
+            "--words", metavar="FILE", help="Word vectors, as word2vec or fastText write them; also .gz, .xz."
+        ),
+    ],
+    questions: Annotated[
+        list[Path],
+        typer.Option("--questions", metavar="FILE", help="Questions with answers; may be given several times."),
+    ],
+    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How long to train.")] = 3000,
+    most: Annotated[
+        int, typer.Option("--most", metavar="N", min=1, help="How many words to keep, the most frequent first.")
+    ] = 60_000,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another number, another course.")] = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Teach an asker by word vectors which words ask for which predicate.
+
+    Word vectors hold the meaning of words that are in no question file: "taste" asks for "flavour". Afterwards fit the
+    probabilities again: tianwen eval ask --calibrate.
+    """
+    if not (model / "model.safetensors").exists():
+        raise typer.BadParameter(f"There is no asker in {str(model)!r}. Train one first: tianwen train ask")
+    from tianwen.ask import matcher_learning
+
+    how = matcher_learning.MatcherSettings(steps=steps, most=most, seed=seed)
+    matcher_learning.train_matcher(questions, words, model, settings=how, quiet=quiet)
+    say(
+        f"The asker in {model} has a matcher now. Fit it: tianwen eval ask --calibrate",
+        {"model": str(model)},
+        as_json=as_json,
+    )
+
+
 @evaluate.command("ask")
 def evaluate_ask(
     kb: KB,

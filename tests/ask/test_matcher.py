@@ -1,0 +1,209 @@
+"""The matcher: its formula by the slow truth, what it learns, how it is kept, and that the asker listens to it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tests.ask.small import FACTS, TOKENIZER, built, shown, tiny_asker
+from tianwen.ask.asker import Asker
+from tianwen.ask.matcher import FILE, GAP, Matcher, WordMatcher, padded, predicate_words, without_subject
+from tianwen.ask.matcher_learning import MatcherSettings, train_matcher
+from tianwen.ask.words import Words, units_of
+from tianwen.cli import app
+from tianwen.errors import InputError, ModelError
+
+COMMON = ["味道", "口感", "谁", "导演", "写", "作者", "小说", "时间", "发射", "日期", "when", "operator", "runs"]
+ASKED = ["怎么样"]
+
+
+def vectors(seed=0):
+    table = np.random.default_rng(seed).normal(size=(len(COMMON) + len(ASKED), 8)).astype(np.float32)
+    table[1] = table[0] + 0.1 * table[1]  # 口感 is nearly 味道
+    table[5] = table[4] + 0.1 * table[5]  # 作者 nearly 写
+    table[-1] = 0
+    return table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-9)
+
+
+def matcher(seed=0):
+    torch.manual_seed(seed)
+    model = WordMatcher(vectors(), [2, len(COMMON)])
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.2 * torch.randn_like(weight)
+        model.own.weight[0] = model.own_weight.weight[0] = 0
+    return Matcher(model, Words(COMMON + ASKED), len(COMMON))
+
+
+def slow(matcher, question, subject, predicate):
+    """The formula, word by word."""
+    m = {name: value.detach().double().numpy() for name, value in matcher.model.state_dict().items()}
+    table, rarity = matcher.model.vectors.double().numpy(), matcher.model.rarity.double().numpy()
+    softplus = lambda x: np.log1p(np.exp(x))  # noqa: E731
+    unit = lambda x: x / np.linalg.norm(x)  # noqa: E731
+    text = without_subject(question, subject)
+    asked, (told, unknown) = matcher.words.inside(text), predicate_words(matcher.words, matcher.common, predicate)
+
+    def word(number, side):
+        slot = int(matcher.model.slot[number]) if side == "question" else 0
+        v = table[number] + m["own.weight"][slot]
+        linear = m[f"{side}_weight.weight"][0] @ np.append(v, rarity[number]) + m[f"{side}_weight.bias"][0]
+        weight = softplus(linear + m["own_weight.weight"][slot, 0])
+        return v, weight, unit(v + m[f"of_{side}.weight"] @ v)
+
+    def whole(words, side):
+        mean = sum((w * v for v, w, _ in words), np.zeros(table.shape[1])) / (sum(w for _, w, _ in words) + 1e-6)
+        return unit(m[f"{side}_whole.weight"] @ mean + m[f"{side}_whole.bias"])
+
+    q, p = [word(n, "question") for n in asked], [word(n, "predicate") for n in told]
+    u = softplus(m["unknown_weight"])
+    literal = sum(unit_ in units_of(text) for unit_ in unknown)
+    total = sum(w for _, w, _ in p) + u * len(unknown) + 1e-6
+    near = sum(w * max([float(z @ y) for _, _, y in q] + [float(m["none"])]) for _, w, z in p)
+    near += u * (m["literal"] * literal + m["none"] * (len(unknown) - literal))
+    gone = u * len(unknown) / total
+    both = (1 - gone) * whole(q, "question") @ whole(p, "predicate") + gone * literal / max(1, len(unknown))
+    return np.exp(m["log_scale"]) * (near / total + m["share_of_whole"] * both)
+
+
+@pytest.mark.parametrize(
+    ("question", "subject"),
+    [("红酒的味道怎么样", "红酒"), ("who runs ESA", "esa"), ("ÿ?", ""), ("x号是谁写的小说", "x号")],
+)
+def test_scores_are_those_of_the_formula(question, subject):
+    predicates = ["口感", "导演", "作者姓名", "发射时间", "operator", "怎么样", "runs ESA", "号", "？"]
+    found = matcher().scores(question, subject, predicates)
+    np.testing.assert_allclose(found, [slow(matcher(), question, subject, p) for p in predicates], rtol=2e-3, atol=1e-3)
+    one_by_one = [matcher().scores(question, subject, [p])[0] for p in predicates]
+    np.testing.assert_allclose(found, one_by_one, rtol=1e-4, atol=1e-4)
+    assert len(matcher().scores(question, subject, [])) == 0
+
+
+def test_the_subject_leaves_a_gap_that_no_word_spans():
+    assert without_subject("口红感", "红") == f"口{GAP}感"
+    assert without_subject("Who runs NASA?", "nasa") == f"Who runs {GAP}?"
+    assert without_subject("谁", "") == "谁"
+    assert without_subject("İX的作者", "x") == "İX的作者"  # lower case of İ is longer: nothing is cut at a wrong place
+    assert matcher().words.inside(without_subject("口红感", "红")) == []
+
+
+def test_rows_are_cut_and_filled():
+    assert padded([[1, 2, 3], [], [4]], 2).tolist() == [[1, 2], [-1, -1], [4, -1]]
+    assert padded([[]], 5).tolist() == [[-1]]
+
+
+def test_it_is_kept_and_read_back(tmp_path):
+    one = matcher()
+    one.save(tmp_path)
+    two = Matcher.load(tmp_path)
+    assert two is not None
+    assert (two.words.words, two.common) == (one.words.words, one.common)
+    given = ("红酒的味道怎么样", "红酒", ["口感", "导演", "作者"])
+    np.testing.assert_allclose(two.scores(*given), one.scores(*given), atol=0.2)  # int8
+    (tmp_path / "again").mkdir()
+    two.save(tmp_path / "again")
+    assert (tmp_path / "again" / FILE).read_bytes() == (tmp_path / FILE).read_bytes()
+    assert Matcher.load(tmp_path / "none") is None
+
+
+def test_a_damaged_or_foreign_file_is_refused(tmp_path):
+    matcher().save(tmp_path)
+    content = bytearray((tmp_path / FILE).read_bytes())
+    content[-20] ^= 1
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(ModelError, match="damaged"):
+        Matcher.load(tmp_path)
+    tiny_asker().save(tmp_path / "asker")
+    (tmp_path / FILE).write_bytes((tmp_path / "asker" / "model.safetensors").read_bytes())
+    with pytest.raises(ModelError, match="no matcher"):
+        Matcher.load(tmp_path)
+
+
+def test_the_asker_adds_its_opinion_and_keeps_it(tmp_path):
+    base = tiny_asker(prior_weight=0.5, match_weight=3.0)
+    listening = Asker(base.model, TOKENIZER, base.settings, matcher=matcher())
+    question = "白蛇传是谁写的小说"
+    with built(
+        [*FACTS, *(type(FACTS[0])("白蛇传", p, "?") for p in ("导演", "口感", "发射时间"))], tmp_path / "kb"
+    ) as kb:
+        plain, heard = base.ask(question, kb, top=9), listening.ask(question, kb, top=9)
+        assert shown(listening.ask(question, kb, top=9, match_weight=0.0)) == shown(plain)
+        mine = [a for a in plain if a.subject == "白蛇传"]
+        opinion = listening.matcher.scores(question, "白蛇传", [a.predicate for a in mine])  # type: ignore[union-attr]
+        want = np.log([a.probability for a in mine]) + 3.0 * opinion
+        want = dict(zip([a.predicate for a in mine], want - np.log(np.exp(want).sum()), strict=True))
+        found = [a for a in heard if a.subject == "白蛇传"]
+        total = np.log(sum(a.probability for a in found))
+        for answer in found:
+            assert np.log(answer.probability) - total == pytest.approx(want[answer.predicate], abs=0.02)
+        listening.save(tmp_path / "model")
+        again = Asker.load(tmp_path / "model")
+        assert again.matcher is not None
+        assert [a.predicate for a in again.ask(question, kb, top=9)] == [a.predicate for a in heard]
+
+
+QUESTIONS = "\n".join(
+    f"{subject}的{asked}\t{subject}\t{predicate}\tx"
+    for subject in ("红酒", "白蛇", "天问")
+    for asked, predicate in (("味道怎么样", "口感"), ("谁写的", "作者"), ("谁拍的", "导演"), ("when", "发射时间"))
+)
+SMALL = MatcherSettings(steps=60, batch=8, synthetic=0.0, asked=3, others=2, learning_rate=1e-2)
+
+
+def files(folder):
+    (folder / "q.tsv").write_text(QUESTIONS, encoding="utf-8")
+    lines = [" ".join([word, *map(str, row)]) for word, row in zip(COMMON, vectors(), strict=False)]
+    (folder / "v.txt").write_text("\n".join(lines), encoding="utf-8")
+    return [folder / "q.tsv"], folder / "v.txt"
+
+
+def test_training_learns_which_words_ask_for_what(tmp_path):
+    learnt = train_matcher(*files(tmp_path), tmp_path / "out", settings=SMALL, quiet=True)
+    predicates = ["口感", "作者", "导演", "发射时间"]
+    for asked, right in (("味道怎么样", "口感"), ("谁写的", "作者"), ("谁拍的", "导演"), ("when", "发射时间")):
+        assert predicates[int(learnt.scores(f"魔戒的{asked}", "魔戒", predicates).argmax())] == right
+    assert "拍的" in learnt.words.words[learnt.common :]
+    again = Matcher.load(tmp_path / "out")
+    assert again is not None
+    assert again.scores("红酒的味道", "红酒", ["口感", "导演"]).argmax() == 0
+
+
+def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    questions, words = files(tmp_path)
+    whole = train_matcher(questions, words, tmp_path / "whole", settings=SMALL, quiet=True)
+    from tianwen.ask import matcher_learning
+
+    calls, real = [0], matcher_learning.matcher_loss
+
+    def stopping(model, batch):
+        calls[0] += 1
+        if calls[0] == 31:
+            raise RuntimeError("stop")
+        return real(model, batch)
+
+    monkeypatch.setattr(matcher_learning, "matcher_loss", stopping)
+    with pytest.raises(RuntimeError, match="stop"):
+        train_matcher(questions, words, tmp_path / "cut", settings=SMALL, quiet=True, checkpoint_every=10)
+    parts = train_matcher(questions, words, tmp_path / "cut", settings=SMALL, quiet=True, checkpoint_every=10)
+    assert calls[0] < 31 + 60  # it did go on, not begin anew
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, parts.model.state_dict()[name]), name
+
+
+def test_nothing_to_learn_from_is_told(tmp_path):
+    _, words = files(tmp_path)
+    (tmp_path / "empty.tsv").write_text("question\tsubject\tpredicate\n", encoding="utf-8")
+    with pytest.raises(InputError):
+        train_matcher([tmp_path / "empty.tsv"], words, tmp_path / "out", settings=SMALL)
+
+
+def test_the_command_trains_one_for_an_asker(tmp_path):
+    questions, words = files(tmp_path)
+    tiny_asker().save(tmp_path / "model")
+    begin = ["train", "matcher", "--words", str(words), "--questions", str(questions[0]), "--steps", "3", "-q"]
+    assert CliRunner().invoke(app, [*begin, "--model", str(tmp_path / "none")]).exit_code == 2
+    done = CliRunner().invoke(app, [*begin, "--model", str(tmp_path / "model"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert Asker.load(tmp_path / "model").matcher is not None

@@ -1,0 +1,229 @@
+"""What a question and a predicate have to do with each other, by the meaning of their words.
+
+An asker of a few million weights has read too little to know that 味道 and 口感 both are the taste of a thing. Word
+vectors that were counted on billions of words know it. The matcher looks at question and predicate as sets of words and
+learns, from questions with answers, which words ask for what:
+
+    s(Q, P) = e^t ( sum_j w_j max(max_i <a(q_i), b(p_j)>, none)  +  u <q, p> )
+
+Each word of the predicate looks for its nearest word of the question (late interaction), and the weighted means of both
+sides are compared as a whole. It is added to the asker's log-probability of a predicate before they are compared; see
+`candidates`. What stands in no vocabulary still counts where it stands in the question letter by letter.
+
+Source: our own, for post 8802. Late interaction: Khattab and Zaharia, ColBERT, 2020.
+
+Notation: B questions, m predicates, Lq and Lp words of each (padded with -1), d numbers of a vector
+    a, b   z -> normalise(z + A z): the maps of question words and of predicate words
+    w      weight of each word: softplus of a linear function of its vector and of how rare it is
+    q, p   normalise(C sum_i w_i q_i), normalise(E sum_j w_j p_j)
+    own    what training adds to the vector of a word that is frequent in questions (多少, 哪里)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Int64
+from torch import Tensor, nn
+
+from tianwen.ask.words import Words, units_of
+from tianwen.errors import ModelError
+from tianwen.training.weights import load_weights, save_weights
+
+FILE = "matcher.safetensors"
+ARCHITECTURE = "tianwen matcher 1"
+LONGEST_QUESTION = 32
+LONGEST_PREDICATE = 6
+GAP = "\ue000"
+"""A private character that stands where the subject was, so that no word is found across it."""
+
+
+class Side(NamedTuple):
+    """Words of questions, or of predicates, as the comparison wants them."""
+
+    present: Bool[Tensor, "rows words"]
+    mapped: Float[Tensor, "rows words dim"]
+    weight: Float[Tensor, "rows words"]
+    whole: Float[Tensor, "rows dim"]
+
+
+class WordMatcher(nn.Module):
+    """The formula above. `vectors` [n, d] of length 1 stay as they are; `asked` are the words with an `own` row."""
+
+    vectors: Tensor
+    rarity: Tensor
+    slot: Tensor
+
+    def __init__(
+        self, vectors: Float32[np.ndarray, "words dim"], asked: Sequence[int] = (), *, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        count, width = vectors.shape
+        slot = torch.zeros(count, dtype=torch.long)
+        slot[torch.tensor(list(asked), dtype=torch.long)] = 1 + torch.arange(len(asked))
+        rarity = torch.log(2.0 + torch.arange(count)) / np.log(count + 1.0)
+        half = torch.from_numpy(np.ascontiguousarray(vectors)).half()  # they are stored as int8 anyway
+        for name, held in (("vectors", half), ("rarity", rarity)):
+            self.register_buffer(name, held, persistent=False)
+        self.register_buffer("slot", slot, persistent=False)
+        self.own = nn.Embedding(len(asked) + 1, width, padding_idx=0)
+        self.own_weight = nn.Embedding(len(asked) + 1, 1, padding_idx=0)
+        self.of_question, self.of_predicate = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
+        self.question_weight, self.predicate_weight = nn.Linear(width + 1, 1), nn.Linear(width + 1, 1)
+        self.question_whole, self.predicate_whole = nn.Linear(width, width), nn.Linear(width, width)
+        self.none, self.literal = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(1.0))
+        self.unknown_weight = nn.Parameter(torch.tensor(0.5))
+        self.log_scale, self.share_of_whole = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(1.0))
+        self.dropout = nn.Dropout(dropout)
+        self._begin()
+
+    def _begin(self) -> None:
+        """At first the comparison is that of the vectors as they are."""
+        nn.init.normal_(self.own.weight, std=0.02)
+        for zero in (self.of_question.weight, self.of_predicate.weight, self.own_weight.weight, self.own.weight[:1]):
+            nn.init.zeros_(zero)
+        for whole in (self.question_whole, self.predicate_whole):
+            nn.init.eye_(whole.weight)
+            nn.init.zeros_(whole.bias)
+
+    def questions(self, words: Int64[Tensor, "rows words"]) -> Side:
+        """The side of the questions; words are numbers, or -1."""
+        known = words.clamp(min=0)
+        slot = self.slot[known]
+        vectors = self.dropout(self.vectors[known].float() + self.own(slot))  # [B, Lq, d]
+        weight = self._weight(self.question_weight, known, vectors) + self.own_weight(slot)[..., 0]
+        return self._side(words, vectors, self.of_question, weight, self.question_whole)
+
+    def predicates(self, words: Int64[Tensor, "rows words"]) -> Side:
+        """The side of the predicates; words are numbers, or -1."""
+        known = words.clamp(min=0)
+        vectors = self.dropout(self.vectors[known].float())  # [m, Lp, d]
+        weight = self._weight(self.predicate_weight, known, vectors)
+        return self._side(words, vectors, self.of_predicate, weight, self.predicate_whole)
+
+    def _weight(self, linear: nn.Linear, known: Tensor, vectors: Tensor) -> Tensor:
+        return linear(torch.cat([vectors, self.rarity[known][..., None]], dim=-1))[..., 0]
+
+    def _side(self, words: Tensor, vectors: Tensor, change: nn.Linear, weight: Tensor, whole: nn.Linear) -> Side:
+        present = words >= 0
+        share = F.softplus(weight) * present
+        mapped = F.normalize(vectors + change(vectors), dim=-1)
+        mean = (share[..., None] * vectors).sum(-2) / (share.sum(-1, keepdim=True) + 1e-6)
+        return Side(present, mapped, share, F.normalize(whole(mean), dim=-1))
+
+    def forward(
+        self,
+        question: Int64[Tensor, "batch question_words"],
+        predicate: Int64[Tensor, "predicates predicate_words"],
+        unknown: Float[Tensor, " predicates"],
+        literal: Float[Tensor, "batch predicates"],
+    ) -> Float[Tensor, "batch predicates"]:
+        """s(Q, P) of every pair.
+
+        `unknown` counts the units of each predicate that no word covers, `literal` those of them in the question.
+        """
+        asked, told = self.questions(question), self.predicates(predicate)
+        near = torch.einsum("qid,pjd->qpji", asked.mapped, told.mapped)  # [B, m, Lp, Lq]
+        near = near.masked_fill(~asked.present[:, None, None, :], -1.0).amax(-1)
+        near = torch.maximum(near, self.none)  # [B, m, Lp]
+        of_unknown = F.softplus(self.unknown_weight)
+        total = told.weight.sum(-1) + of_unknown * unknown + 1e-6  # [m]
+        found = self.literal * literal + self.none * (unknown - literal)  # [B, m]
+        nearest = ((near * told.weight).sum(-1) + of_unknown * found) / total
+        gone = of_unknown * unknown / total  # [m]: the share of the predicate that has no vector
+        whole = (1 - gone) * (asked.whole @ told.whole.T) + gone * literal / unknown.clamp(min=1)
+        return self.log_scale.exp() * (nearest + self.share_of_whole * whole)
+
+
+class Matcher:
+    """A trained `WordMatcher` with its words: texts in, scores out."""
+
+    def __init__(self, model: WordMatcher, words: Words, common: int) -> None:
+        """The first `common` words have vectors; those after them were learnt from questions and stand only there."""
+        self.model, self.words, self.common = model.eval(), words, common
+
+    def scores(self, question: str, subject: str, predicates: Sequence[str]) -> Float32[np.ndarray, " predicates"]:
+        """s(Q, P) of each predicate for the question without its subject; higher fits better, differences count."""
+        if not predicates:
+            return np.zeros(0, np.float32)
+        text = without_subject(question, subject)
+        read = [predicate_words(self.words, self.common, predicate) for predicate in predicates]
+        asked = torch.from_numpy(padded([self.words.inside(text)], LONGEST_QUESTION))
+        told = torch.from_numpy(padded([known for known, _ in read], LONGEST_PREDICATE))
+        unknown, literal = count_literal([units_of(text)], [units for _, units in read])
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            return self.model(asked, told, torch.from_numpy(unknown), torch.from_numpy(literal))[0].numpy()
+
+    def save(self, folder: Path) -> None:
+        """Write the matcher's file into a folder: vectors and weights as int8 by rows."""
+        text = "\n".join(self.words.words).encode()
+        asked = torch.nonzero(self.model.slot)[:, 0]
+        state = {
+            **self.model.state_dict(),
+            "vectors": self.model.vectors.float(),
+            "asked": asked[self.model.slot[asked].argsort()],
+            "words": torch.frombuffer(bytearray(text), dtype=torch.uint8),
+        }
+        metadata = {"architecture": ARCHITECTURE, "common": self.common}
+        save_weights(folder / FILE, state, metadata, storage="int8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Matcher | None:
+        """The matcher in a folder; None where there is none. Raises ModelError where it is damaged."""
+        file = folder / FILE
+        if not file.exists():
+            return None
+        weights = load_weights(file)
+        if weights.metadata.get("architecture") != ARCHITECTURE:
+            raise ModelError(f"{file} holds no matcher that this version reads ({ARCHITECTURE!r}). Train it again.")
+        tensors = dict(weights.tensors)
+        words = bytes(tensors.pop("words").numpy()).decode().split("\n")
+        model = WordMatcher(tensors.pop("vectors").numpy(), tensors.pop("asked").tolist())
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ModelError(f"The weights in {file} do not fit each other: {error}") from error
+        return cls(model, Words(words), int(weights.metadata["common"]))
+
+
+def without_subject(question: str, subject: str) -> str:
+    """The question with a gap where the subject stands first; names spelt in another case are found too."""
+    place = question.lower().find(subject.lower()) if subject else -1
+    if place < 0 or len(question.lower()) != len(question):
+        return question.replace(subject, GAP, 1) if subject else question
+    return question[:place] + GAP + question[place + len(subject) :]
+
+
+def predicate_words(words: Words, common: int, predicate: str) -> tuple[list[int], list[str]]:
+    """Numbers of the words that cover a predicate and of the longer ones inside it, and its units without a word."""
+    cover, unknown = words.cover(predicate)
+    unknown += [words.words[number] for number in cover if number >= common]
+    inside = [n for n in words.inside(predicate) if len(words.words[n]) > 1]
+    known = [n for n in dict.fromkeys([*cover, *inside]) if n < common]
+    return known[:LONGEST_PREDICATE], unknown
+
+
+def padded(rows: Sequence[Sequence[int]], most: int) -> Int64[np.ndarray, "rows words"]:
+    """Rows of different lengths as one array, cut to `most`, filled with -1."""
+    table = np.full((len(rows), max(1, min(most, max(map(len, rows), default=1)))), -1, np.int64)
+    for row, numbers in enumerate(rows):
+        table[row, : len(numbers)] = numbers[: table.shape[1]]
+    return table
+
+
+def count_literal(
+    questions: Sequence[Sequence[str]], unknown: Sequence[Sequence[str]]
+) -> tuple[Float32[np.ndarray, " predicates"], Float32[np.ndarray, "batch predicates"]]:
+    """How many units of each predicate have no word [m], and how many of these stand in each question [B, m]."""
+    count = np.array([len(units) for units in unknown], np.float32)
+    found = np.zeros((len(questions), len(unknown)), np.float32)
+    for column in np.flatnonzero(count).tolist():
+        wanted = unknown[column]
+        for row, units in enumerate(questions):
+            found[row, column] = sum(unit in units for unit in wanted)
+    return count, found

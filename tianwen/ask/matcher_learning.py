@@ -1,0 +1,195 @@
+"""Train a matcher: which predicate of many does a question ask for, told by the words of both.
+
+Each step compares some questions with the predicates of all of them, with predicates that share a character with these,
+and with others drawn at random; the loss is the cross-entropy of the right one. Questions are drawn so that a predicate
+asked for n times counts like the square root of n. Every batch is a pure function of (seed, index).
+
+Post: 8802 (an addition of ours). Notation: B questions, m different predicates of a batch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tianwen.ask.cold_start import ColdStart
+from tianwen.ask.matcher import (
+    GAP,
+    LONGEST_PREDICATE,
+    LONGEST_QUESTION,
+    Matcher,
+    WordMatcher,
+    count_literal,
+    padded,
+    predicate_words,
+    without_subject,
+)
+from tianwen.ask.metrics import normalised
+from tianwen.ask.mixture import Invent
+from tianwen.ask.questions import Question, read_questions
+from tianwen.ask.word_vectors import MOST, read_word_vectors
+from tianwen.ask.words import Words, spans_of, units_of
+from tianwen.errors import InputError
+from tianwen.optim.schedule import piecewise_linear
+from tianwen.training.loop import fit
+from tianwen.training.settings import FitSettings
+
+ASKED_UNITS = 3
+"""Longest run of units that may become a word of its own because many questions use it (哪家, 多少钱)."""
+
+
+@dataclass(frozen=True)
+class MatcherSettings:
+    """How to train a matcher: `asked` is how often a word must stand in the questions to learn a vector of its own,
+    `most` how many of the word vectors are kept; `near` and `others` are the wrong predicates of a step: for each right
+    one, with a character in common, and at random. `synthetic` and `english` as in `TrainAskSettings`."""
+
+    steps: int = 3000
+    batch: int = 64
+    learning_rate: float = 2e-3
+    synthetic: float = 0.2
+    english: float = 0.3
+    asked: int = 30
+    most: int = MOST
+    near: int = 1
+    others: int = 32
+    dropout: float = 0.1
+    seed: int = 0
+
+
+def train_matcher(
+    questions: Sequence[str | Path],
+    vectors: str | Path,
+    out: str | Path,
+    *,
+    settings: MatcherSettings | None = None,
+    **fit_options: Any,
+) -> Matcher:
+    """Train a matcher on question files and word vectors, and save it in the asker's folder `out`; returns it.
+
+    Its run, for resuming, is in `out`/matcher_run. Raises InputError for unreadable files or questions without paths.
+    """
+    how = settings or MatcherSettings()
+    read = [q for q in read_questions(questions) if q.text.strip() and q.subject.strip() and q.predicate.strip()]
+    if not read:
+        raise InputError("A matcher learns from questions with answers, and there is none in what was given.")
+    common, table = read_word_vectors(vectors, most=how.most)
+    words, asked = _with_asked(common, read, how.asked)
+    table = np.concatenate([table, np.zeros((len(words) - len(common), table.shape[1]), np.float32)])
+    torch.manual_seed(how.seed)
+    model = WordMatcher(table, asked, dropout=how.dropout)
+    invent = None
+    if how.synthetic:
+        names = [(q.subject, q.sense) for q in read]
+        invent = ColdStart(names, [q.predicate for q in read], english=how.english).question
+    source = Comparisons(read, words, len(common), how, invent=invent)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=0.01)
+    warmup = min(100, max(1, how.steps // 10))
+    fit(
+        model,
+        matcher_loss,
+        source,
+        optimiser=optimiser,
+        schedule=piecewise_linear({0: 0.0, warmup: 1.0, max(how.steps, warmup + 1): 0.01}),
+        settings=FitSettings(steps=how.steps, seed=how.seed, **fit_options),
+        folder=Path(out) / "matcher_run",
+    )
+    matcher = Matcher(model, words, len(common))
+    matcher.save(Path(out))
+    return matcher
+
+
+def _with_asked(common: Sequence[str], questions: Sequence[Question], often: int) -> tuple[Words, list[int]]:
+    """The words with those added that are frequent in questions, and the numbers of all frequent ones."""
+    count: Counter[str] = Counter()
+    for question in questions:
+        text = without_subject(question.text, question.subject)
+        count.update({word for part in text.split(GAP) for word in spans_of(part, ASKED_UNITS)})
+    frequent = [word for word, times in count.items() if times >= often]
+    held = set(common)
+    words = Words([*common, *(word for word in frequent if word not in held)])
+    return words, sorted(number for number in map(words.number, frequent) if number is not None)
+
+
+class Comparisons:
+    """The batches of `fit`: questions, predicates, and which is right."""
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        words: Words,
+        common: int,
+        settings: MatcherSettings,
+        *,
+        invent: Invent | None = None,
+    ) -> None:
+        self.questions, self.words, self.common, self.settings = list(questions), words, common, settings
+        self.invent = invent
+        asked = Counter(normalised(question.predicate) for question in self.questions)
+        self.predicates = list(asked)
+        self.odds = list(accumulate(asked[normalised(q.predicate)] ** -0.5 for q in self.questions))
+        self.with_character: dict[str, list[str]] = {}
+        for predicate in self.predicates:
+            for character in set(predicate):
+                self.with_character.setdefault(character, []).append(predicate)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the data, for the check at resume."""
+        return {
+            "kind": "matcher comparisons",
+            "questions": len(self.questions),
+            "words": len(self.words),
+            **asdict(self.settings),
+        }
+
+    def batch(self, index: int, rank: int, world: int) -> dict[str, Tensor] | None:
+        """This process's share of batch `index`: question [B, Lq], predicate [m, Lp], unknown, literal, target."""
+        chance = random.Random(f"{self.settings.seed}/{index}")
+        drawn = [self._draw(chance) for _ in range(self.settings.batch)]
+        right = list(dict.fromkeys(normalised(question.predicate) for question in drawn))
+        wrong = [self._near(predicate, chance) for predicate in right for _ in range(self.settings.near)]
+        wrong += chance.choices(self.predicates, k=self.settings.others)
+        predicates = list(dict.fromkeys(right + wrong))
+        mine = drawn[rank::world]
+        return self._collated(mine, predicates) if mine else None
+
+    def _draw(self, chance: random.Random) -> Question:
+        if self.invent is not None and chance.random() < self.settings.synthetic:
+            return self.invent(chance)
+        return chance.choices(self.questions, cum_weights=self.odds)[0]
+
+    def _near(self, predicate: str, chance: random.Random) -> str:
+        """Another predicate with a character in common, if there is one."""
+        alike = self.with_character.get(chance.choice(predicate) if predicate else "", self.predicates)
+        return chance.choice(alike)
+
+    def _collated(self, questions: Sequence[Question], predicates: Sequence[str]) -> dict[str, Tensor]:
+        place = {predicate: column for column, predicate in enumerate(predicates)}
+        texts = [without_subject(question.text, question.subject) for question in questions]
+        read = [predicate_words(self.words, self.common, predicate) for predicate in predicates]
+        unknown, literal = count_literal([units_of(text) for text in texts], [units for _, units in read])
+        arrays = {
+            "question": padded([self.words.inside(text) for text in texts], LONGEST_QUESTION),
+            "predicate": padded([known for known, _ in read], LONGEST_PREDICATE),
+            "unknown": unknown,
+            "literal": literal,
+            "target": np.array([place[normalised(question.predicate)] for question in questions], np.int64),
+        }
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def matcher_loss(model: WordMatcher, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    """Mean cross-entropy of the right predicate among all of the batch, and how often it is the best."""
+    scores = model(batch["question"], batch["predicate"], batch["unknown"], batch["literal"])  # [B, m]
+    right = (scores.argmax(-1) == batch["target"]).float().mean()
+    return F.cross_entropy(scores, batch["target"]), {"weight": float(len(scores)), "accuracy": float(right)}
