@@ -42,14 +42,23 @@ def test_noise_of_a_seed_is_the_same_everywhere():
     assert fingerprint() == "528614e4"
 
 
-@pytest.mark.parametrize("seeds", [[], [-1], [2**64], [0.5], [True], ["1"], [None]])
+@pytest.mark.parametrize(
+    "seeds",
+    [[], [-1], [2**64], [0.5], [True], ["1"], [None], np.zeros((2, 2), int), torch.zeros(2, 2), torch.tensor(0.5)],
+)
 def test_seeds_that_are_none(seeds):
     with pytest.raises(InputError):
         checked_seeds(seeds)
 
 
 def test_seeds_of_all_kinds():
-    assert checked_seeds(3) == checked_seeds(np.int64(3)) == checked_seeds(torch.tensor([3])) == [3]
+    assert (
+        checked_seeds(3)
+        == checked_seeds(np.int64(3))
+        == checked_seeds(torch.tensor([3]))
+        == checked_seeds(torch.tensor(3))
+        == [3]
+    )
     assert checked_seeds(np.arange(3)) == checked_seeds(range(3)) == [0, 1, 2]
 
 
@@ -103,6 +112,8 @@ def test_files_that_are_none():
     broken += [data.replace(b'"pictures": 2', b'"pictures": -2'), data.replace(b'"times"', b'"items"')]
     broken += [data.replace(b'"shape": [1, 2, 2]', b'"shape": 3'), data.replace(fingerprint().encode(), b"00000000")]
     broken += [data.replace(b'"pictures": 2', b'"pictures": Infinity'), data[:6] + b"[" * 100_000]
+    broken += [data[:6] + head + b"\n" for head in (b"5", b"null", b'"x"', b"[1]")]
+    broken += [data.replace(b'"seed": 0', b'"seed": [1, 2]')]
     for wrong in broken:
         assert wrong != data
         with pytest.raises(InputError):

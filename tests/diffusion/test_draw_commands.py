@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from tests.diffusion.small import SIDE, small_drawer
 from tianwen.cli import app
+from tianwen.cli import draw as draw_commands
 from tianwen.diffusion import learning
 from tianwen.diffusion.grid_images import GAP, png_bytes
 
@@ -146,6 +147,13 @@ def test_train_names_what_it_could_not_read_and_draws(tmp_path, monkeypatch):
         (("sample", "MODEL", "--guidance", 2), 1, "needs a label to insist on"),
         (("sample", "MODEL", "--eta", -1), 1, "eta"),
         (("sample", "MODEL", "--count", 0), 2, "'--count'"),
+        (("sample", "MODEL", "--count", 10**7), 1, "too large a page"),
+        (("interpolate", "²", "1", "--model", "MODEL"), 1, "² cannot be read: no such file"),
+        (
+            ("encode", "x.png", "--model", "MODEL", "--out", "x", "--compress", 4, "--label", "black"),
+            2,
+            "leave --label",
+        ),
         (("sample", "nothing"), 1, "There is no drawer in 'nothing'"),
         (("sample", "MODEL", "--steps", 1, "--out", "."), 1, "is a folder: name a file"),
         (("interpolate", "1", "none.png", "--model", "MODEL"), 1, "none.png cannot be read: no such file"),
@@ -174,3 +182,20 @@ def test_a_picture_at_every_corner_is_refused_with_its_name(model, tmp_path):
     for command in (("edit", tmp_path / "bad.png"), ("interpolate", "1", tmp_path / "bad.png")):
         code, _, told = run(*command, "--model", model)
         assert (code, "bad.png cannot be read: not a picture" in told) == (1, True)
+
+
+def test_many_pictures_are_drawn_in_parts_that_change_nothing(model, picture, tmp_path, monkeypatch):
+    options = ("--count", 5, "--steps", 2, "--label", "black", "--label", "white", "--columns", 5)
+    found = []
+    for at_once in (64, 2):
+        monkeypatch.setattr(draw_commands, "AT_ONCE", at_once)
+        out, gif, edited = (tmp_path / f"{at_once}.{name}" for name in ("png", "gif", "edited.png"))
+        assert run("sample", model, *options, "--out", out, "--gif", gif)[0] == 0
+        assert run("edit", picture, "--model", model, *options, "--out", edited)[0] == 0
+        found.append([path.read_bytes() for path in (out, gif, edited)])
+    assert found[0] == found[1]
+
+
+def test_an_edit_in_more_steps_than_there_are_times_is_refused(model, picture):
+    code, _, told = run("edit", picture, "--model", model, "--steps", 101)
+    assert (code, "from 1 to T = 100" in told) == (1, True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
-from tianwen.diffusion.grid_images import from_bytes, page, to_bytes, write_gif, write_png
+from tianwen.diffusion.grid_images import from_bytes, page, page_size, png_bytes, to_bytes, write_gif, write_png
 from tianwen.errors import InputError
 
 
@@ -70,3 +72,24 @@ def test_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
         write_png(tmp_path / "file" / "a.png", numbered(1)[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are POSIX")
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
+    """A rename onto /dev/null would put a file in the place of the device."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    pixels = np.zeros((1, 2, 2), np.uint8)
+    write_png(pipe, pixels)
+    assert os.read(reader, 10_000) == png_bytes(pixels)
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_the_size_of_a_page_is_known_before_it_is_drawn():
+    pixels = np.zeros((7, 3, 4, 5), np.uint8)
+    for options in ({}, {"columns": 3}, {"zoom": 2, "gap": 0}, {"columns": 99}):
+        assert page_size(7, (3, 4, 5), **options) == page(pixels, **options).shape
+    with pytest.raises(InputError, match="too large a page"):
+        page_size(10**7, (3, 32, 32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -207,3 +208,27 @@ def test_labels_are_dropped_at_the_rate_asked_for():
     assert bool((drop_labels(labels, 1.0) == -1).all())
     with pytest.raises(InputError, match="from 0 to 1"):
         drop_labels(labels, 1.5)
+
+
+def test_latents_of_single_numbers_have_a_path_too():
+    z = torch.tensor([1.0, -2.0])
+    torch.testing.assert_close(slerp(z, z, np.float32(0.5)), z)
+    with pytest.raises(InputError, match="same shape"):
+        slerp(z[0], z[0], 0.5)
+
+
+def test_the_known_part_has_the_noise_of_its_time():
+    """A clean half beside a noisy one is nothing the model was trained on; and the last step has one round."""
+    x0, seen = pictures(1), []
+
+    def model(x, t):
+        seen.append((int(t[0]), x.clone()))
+        return ORACLE(x, t)
+
+    mask = torch.zeros(16, 16)
+    mask[:, :8] = 1
+    inpaint(model, x0, mask, schedule=POST, grid=[999, 600, 300], rounds=3, seeds=[0])
+    assert [t for t, _ in seen] == [999] * 3 + [600] * 3 + [300]
+    for t, x in seen[3:]:
+        noise = (x - float(POST.A[t]) * x0)[..., :8] / float(POST.B[t])
+        assert float(noise.std()) == pytest.approx(1, abs=0.1)

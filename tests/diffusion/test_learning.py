@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,7 @@ def test_levels_for_every_side(halved):
         ({"schedule": "linear"}, "no schedule 'linear'"),
         ({"net": "big"}, "no network 'big'"),
         ({"times": 0}, "at least 1"),
+        ({"attention": (3,)}, "have the sides 8, 4 inside"),
     ],
 )
 def test_what_cannot_be_trained(tmp_path, changes, said):
@@ -173,7 +175,16 @@ def test_what_cannot_be_trained(tmp_path, changes, said):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 0}, {"batch": 0}, {"learning_rate": 0.0}, {"hidden_labels": 1.0}, {"loss": "max"}, {"samples_every": 0}],
+    [
+        {"steps": 0},
+        {"batch": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.inf},
+        {"seed": 2**63},
+        {"hidden_labels": 1.0},
+        {"loss": "max"},
+        {"samples_every": 0},
+    ],
 )
 def test_settings_that_cannot_be(changes):
     with pytest.raises(InputError):
@@ -214,3 +225,41 @@ def test_a_folder_of_one_picture_trains_with_a_word(tmp_path: Path):
     train_drawer(tmp_path / "p", tmp_path / "g", settings=small_settings(steps=1), quiet=True)
     with pytest.raises(InputError, match="take a multiple of 4"):
         train_drawer(tmp_path / "none", tmp_path / "g", settings=small_settings(side=30), quiet=True)
+
+
+def test_the_drawer_may_lie_among_its_pictures(tmp_path: Path):
+    """Its pages of samples are no pictures: the run goes on, and learns what it learnt before."""
+    Image = pytest.importorskip("PIL.Image", reason="reading pictures needs Pillow")
+    for k in range(3):
+        Image.new("L", (9, 9), 40 * k).save(tmp_path / f"{k}.png")
+    for steps in (1, 2):
+        train_drawer(tmp_path, tmp_path / "drawer", settings=small_settings(steps=steps, samples_every=1), quiet=True)
+    assert Drawer.load(tmp_path / "drawer").settings.about == {"steps": 2, "pictures": 3}
+    with pytest.raises(InputError, match="is the folder of the pictures itself"):
+        train_drawer(tmp_path, tmp_path, settings=small_settings(), quiet=True)
+    # fewer steps than were done: the drawer says how many it has
+    train_drawer(tmp_path, tmp_path / "drawer", settings=small_settings(steps=1), quiet=True)
+    assert Drawer.load(tmp_path / "drawer").settings.about["steps"] == 2
+
+
+def test_what_a_killed_run_was_writing_is_cleared_away(tmp_path: Path):
+    parts = [tmp_path / "samples" / ".writing-7-step-00000001.png", tmp_path / ".writing-7-model.safetensors"]
+    (tmp_path / "samples").mkdir()
+    for part in parts:
+        part.touch()
+    train_drawer(small_pictures(), tmp_path, settings=small_settings(steps=1), quiet=True)
+    assert not any(part.exists() for part in parts)
+
+
+def test_labels_that_are_no_text_can_be_saved(tmp_path: Path):
+    Image = pytest.importorskip("PIL.Image", reason="reading pictures needs Pillow")
+    for name in (b"caf\xe9", b"tea"):
+        place = os.path.join(os.fsencode(tmp_path), b"p", name)
+        try:
+            os.makedirs(place)
+        except OSError:
+            pytest.skip("this file system takes names of UTF-8 only")
+        Image.new("L", (9, 9), 40).save(tmp_path / "1.png")
+        os.rename(tmp_path / "1.png", place + b"/1.png")
+    drawer = train_drawer(tmp_path / "p", tmp_path / "g", settings=small_settings(steps=1), quiet=True)
+    assert Drawer.load(tmp_path / "g").settings.labels == drawer.settings.labels == ("caf\\udce9", "tea")

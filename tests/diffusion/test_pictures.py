@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import struct
 import warnings
@@ -223,3 +224,32 @@ def test_nothing_is_shown_of_pillows_remarks(tmp_path):
         image = Image.new("P", (8, 8))
         pixels = read(image, tmp_path / "a.png", transparency=bytes([0, 255]))
     assert pixels.min() == 255
+
+
+def test_names_that_are_no_text_are_labels_and_reports_all_the_same(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pytest.skip("this file system takes names of UTF-8 only")
+    Image.new("L", (4, 4)).save(tmp_path / "x.png")
+    os.rename(tmp_path / "x.png", folder + b"/x.png")
+    (file,), _ = find_pictures(tmp_path)
+    assert file.label == "caf\\udce9"
+    told = FolderReport(1, [("a\x1b[2J\n.png", "cut")]).sentences()
+    assert told[2] == "  'a\\x1b[2J\\n.png': cut"
+
+
+def test_a_folder_that_may_not_be_read_is_not_passed_over_in_silence(tmp_path, monkeypatch):
+    (tmp_path / "dark").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "x.png")
+    scandir = os.scandir
+
+    def refusing(path):
+        if os.path.basename(path) == "dark":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(InputError, match=r"dark' cannot be read: Permission denied"):
+        find_pictures(tmp_path)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tianwen.diffusion import GaussianOracle, Schedule, one_by_one, sample
 from tianwen.diffusion.ddim import ddim_step, posterior_deviation, step_with_deviation
 from tianwen.diffusion.ddpm import ddpm_step
+from tianwen.diffusion.dpm_solver import two_m_step
 from tianwen.diffusion.grids import GridName
 from tianwen.diffusion.sampling import Options, Solver, transition, walk
 from tianwen.diffusion.steps import Transition
@@ -308,3 +309,33 @@ def test_options_for_a_chain_of_ones_own():
     x = walk(ORACLE, torch.zeros(1, 3), [4, 0], schedule=POST, options=Options(solver="ddim"), seeds=[0])
     assert x.shape == (1, 3)
     assert ddim_step(Transition(0.5, math.sqrt(0.75), 1.0, 0.0), eta=1.0).fresh == 0.0
+
+
+@pytest.mark.parametrize("answer", [lambda x: (x,), lambda x: x.numpy(), lambda x: None])
+def test_an_answer_that_is_no_tensor(answer):
+    with pytest.raises(InputError, match="must be a tensor"):
+        sample(lambda x, t: answer(x), (2,), schedule=POST, steps=2, seeds=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", torch.complex64, torch.float8_e4m3fn])
+def test_types_that_no_chain_has(dtype):
+    with pytest.raises(InputError, match="floating type such as"):
+        sample(ORACLE, (2,), schedule=POST, steps=2, seeds=0, dtype=dtype)
+
+
+def test_the_second_order_step_by_its_formula():
+    """x' = B'/B x + (A' - A B'/B)(x0 + h / (2 h_) (x0 - x0_)), with steps of unequal length, and with fresh noise."""
+    before, move = transition(POST, 999, 600), transition(POST, 600, 450)
+    l_before, here, there = (
+        math.log(A / B) for A, B in ((before.A, before.B), (move.A, move.B), (move.A_next, move.B_next))
+    )
+    h, h_before = there - here, here - l_before
+    x, x0, x0_before = 0.7, 0.4, 0.1
+    eps = (x - move.A * x0) / move.B
+    for eta in (0.0, 1.0):
+        step = two_m_step(move, eta=eta, before=before)
+        noise = math.sqrt(move.B_next**2 - (eta * posterior_deviation(move)) ** 2)
+        paper = noise / move.B * x + (move.A_next - move.A * noise / move.B) * (
+            x0 + h / (2 * h_before) * (x0 - x0_before)
+        )
+        assert step.signal * x0 + step.noise * eps + step.history * (x0 - x0_before) == pytest.approx(paper, rel=1e-9)

@@ -121,3 +121,21 @@ def test_noise_is_added_by_time_and_in_the_pictures_type():
     x = schedule.add_noise(x0, eps, t)
     torch.testing.assert_close(x[1], float(schedule.A[500]) * x0[1] + float(schedule.B[500]) * eps[1])
     assert schedule.add_noise(x0.bfloat16(), eps.bfloat16(), t).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("A", "B"),
+    [
+        ([0.5, 0.9], [0.866, 0.436]),  # rises
+        ([0.8, 0.6], [0.6, 0.6]),  # no circle
+        ([0.8, 0.6], [0.6]),
+        ([], []),
+    ],
+)
+def test_a_schedule_made_by_hand_is_checked(A, B):
+    with pytest.raises(InputError, match="A must fall strictly"):
+        Schedule(torch.tensor(A, dtype=torch.float64), torch.tensor(B, dtype=torch.float64))
+    with pytest.raises(InputError, match="from_amplitudes"):
+        Schedule(torch.tensor([0.8, 0.6]), torch.tensor([0.6, 0.8]))
+    with pytest.raises(InputError, match=r"Schedule\.post"):
+        checked_target("eps", "post")  # type: ignore[arg-type]

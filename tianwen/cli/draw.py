@@ -23,6 +23,10 @@ draw = group("Draw pictures with a diffusion model, or train one on a folder of 
 app.add_typer(draw, name="draw")
 
 
+AT_ONCE = 64
+"""Most pictures that are drawn as one batch."""
+
+
 class Net(str, Enum):
     light = "light"
     paper = "paper"
@@ -207,23 +211,34 @@ def draw_sample(
 
     A picture depends on its seed alone: the same seed gives the same picture in any batch.
     """
-    from tianwen.diffusion.grid_images import page, to_bytes, write_gif, write_png
+    import numpy as np
+
+    from tianwen.diffusion.grid_images import page, page_size, to_bytes, write_gif, write_png
     from tianwen.terminal import progress
 
     how = _how(steps, solver, grid, eta)
     drawer = _load(model)
+    page_size(number, drawer.shape, columns=columns, zoom=zoom)
     seeds = range(seed, seed + number)
-    frames: list[np.ndarray] = []
+    parts = _parts(number)
+    states: list[list[np.ndarray]] = []  # per part: its pictures after every step; without a GIF the last alone
+    done = 0
 
     with progress("Drawing", quiet=quiet) as bar:
 
         def watch(x: Tensor, t: int) -> None:
-            frames.append(to_bytes(x))
+            nonlocal done
+            states[-1][len(states[-1]) if gif else 0 :] = [to_bytes(x)]
+            done += 1
             if bar:
-                bar(len(frames), _steps_of(how))
+                bar(done, _steps_of(how) * len(parts))
 
-        x = drawer.draw(seeds=seeds, labels=label, guidance=guidance, how=how, watch=watch)
-    write_png(out, page(to_bytes(x), columns=columns, zoom=zoom))
+        for part in parts:
+            states.append([])
+            labels = [label[k % len(label)] for k in part] if label else None
+            drawer.draw(seeds=seeds[part.start : part.stop], labels=labels, guidance=guidance, how=how, watch=watch)
+    frames = [np.concatenate(one) for one in zip(*states, strict=True)]  # each [pictures, channels, side, side]
+    write_png(out, page(frames[-1], columns=columns, zoom=zoom))
     told = {"page": str(out), "pictures": number, "seeds": [seed, seed + number - 1], "labels": label or []}
     if gif:
         frames.insert(0, to_bytes(drawer.noise(seeds)))
@@ -250,10 +265,11 @@ def draw_interpolate(
 
     Pictures are encoded first, so that the ends come out as about what was given.
     """
-    from tianwen.diffusion.grid_images import page, to_bytes, write_png
+    from tianwen.diffusion.grid_images import page, page_size, to_bytes, write_png
 
     how = _how(steps, Solver.ddim, grid, None)
     drawer = _load(model)
+    page_size(number, drawer.shape, columns=columns or number, zoom=zoom)
     ends = [_latent(drawer, end, label, how) for end in (first, second)]
     x = drawer.between(ends[0], ends[1], number, labels=label, how=how)
     write_png(out, page(to_bytes(x), columns=columns or number, zoom=zoom))
@@ -288,6 +304,8 @@ def draw_encode(
     from tianwen.diffusion.latent_files import save_latents
     from tianwen.training.atomic import write_file
 
+    if compress is not None and label:
+        raise typer.BadParameter("--compress makes picks for pictures without labels: leave --label out.")
     how = _how(steps, Solver.ddim, "logsnr", None)
     drawer = _load(model)
     x = _read(drawer, pictures)
@@ -361,24 +379,32 @@ def draw_edit(
 
     The page begins with the picture as it was given.
     """
-    import torch
+    import numpy as np
 
-    from tianwen.diffusion.grid_images import page, to_bytes, write_png
+    from tianwen.diffusion.grid_images import page, page_size, to_bytes, write_png
 
     if mask is not None and strength is not None:
         raise typer.BadParameter("--mask draws a part anew and all of that part: leave --strength out.")
     how = _how(steps, Solver.two_m, "logsnr", None)
     drawer = _load(model)
+    page_size(number + 1, drawer.shape, columns=columns, zoom=zoom)
     x = _read(drawer, [picture])
-    many = x.expand(number, -1, -1, -1)
-    seeds = range(seed, seed + number)
-    if mask is not None:
-        keep = _read(drawer, [mask]).mean(1, keepdim=True) < 0  # [1, 1, side, side]
-        made = drawer.fill(many, keep, seeds=seeds, labels=label, guidance=guidance, how=how)
-    else:
-        wanted = 0.5 if strength is None else strength
-        made = drawer.edit(many, strength=wanted, seeds=seeds, labels=label, guidance=guidance, how=how)
-    write_png(out, page(to_bytes(torch.cat([x, made])), columns=columns, zoom=zoom))
+    keep = None if mask is None else _read(drawer, [mask]).mean(1, keepdim=True) < 0  # [1, 1, side, side]
+    pages = [to_bytes(x)]
+    for part in _parts(number):
+        many = x.expand(len(part), -1, -1, -1)
+        labels = [label[k % len(label)] for k in part] if label else None
+        options: dict[str, Any] = {
+            "seeds": [seed + k for k in part],
+            "labels": labels,
+            "guidance": guidance,
+            "how": how,
+        }
+        if keep is not None:
+            pages.append(to_bytes(drawer.fill(many, keep, **options)))
+        else:
+            pages.append(to_bytes(drawer.edit(many, strength=0.5 if strength is None else strength, **options)))
+    write_png(out, page(np.concatenate(pages), columns=columns, zoom=zoom))
     told = {"page": str(out), "pictures": number, "seeds": [seed, seed + number - 1]}
     say(f"{picture} and {count(number, 'variant')} in {out}", told, as_json=as_json)
 
@@ -393,6 +419,11 @@ def _how(steps: int | None, solver: Solver, grid: str, eta: float | None) -> How
         except ValueError:
             raise typer.BadParameter(f"--grid {grid}: times are whole numbers with commas, as 999,500,0.") from None
     return How(steps, solver.value, times, eta)
+
+
+def _parts(number: int) -> list[range]:
+    """The pictures in batches that any memory holds; a picture does not depend on its batch."""
+    return [range(first, min(first + AT_ONCE, number)) for first in range(0, number, AT_ONCE)]
 
 
 def _steps_of(how: How) -> int:
@@ -424,6 +455,6 @@ def _read(drawer: Drawer, paths: list[Path]) -> Tensor:
 
 def _latent(drawer: Drawer, end: str, label: list[str] | None, how: How) -> Tensor:
     """A seed's noise or a picture's latent."""
-    if end.isdigit():
+    if end.isdecimal() and end.isascii() and len(end) < 100:
         return drawer.noise([int(end)])
     return drawer.encode(_read(drawer, [Path(end)]), labels=label, how=how)

@@ -57,6 +57,8 @@ class CodecSettings:
             raise InputError(f"A codebook has a power of two of entries, 2, 4, 8 ...; given was {self.entries!r}.")
         if self.entries > 1 << 16:
             raise InputError(f"A codebook has at most 65,536 entries; given was {self.entries}.")
+        if not isinstance(self.seed, int):
+            raise InputError(f"The seed of the codebooks is one whole number; given was {self.seed!r}.")
         checked_seeds(self.seed)
         if not self.numbers:
             object.__setattr__(self, "numbers", fingerprint())
@@ -175,6 +177,8 @@ def from_bytes(data: bytes) -> tuple[Int[Tensor, " batch S"], CodecSettings]:
             raise ValueError("the beginning is not that of such a file")
         head, _, packed = data[len(MAGIC) :].partition(b"\n")
         values = json.loads(head)
+        if not isinstance(values, dict):
+            raise ValueError("its settings are not a table of names and values")
         pictures = int(values.pop("pictures"))
         settings = CodecSettings(
             shape=tuple(values["shape"]),

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import tianwen
 from tianwen.diffusion import codec
-from tianwen.diffusion.grids import DEFAULT_STEPS, Grid
+from tianwen.diffusion.grids import DEFAULT_STEPS, Grid, times_of
 from tianwen.diffusion.guidance import guided
 from tianwen.diffusion.inpainting import inpaint
 from tianwen.diffusion.latents import decode, edit, encode, slerp
@@ -148,7 +148,7 @@ class Drawer:
             settings = DrawerSettings.from_dict(weights.metadata["settings"])
             net = new_net(settings)
             net.load_state_dict({name: tensor.float() for name, tensor in weights.tensors.items()})
-        except (RuntimeError, InputError, KeyError, TypeError) as error:
+        except (RuntimeError, InputError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(f"{str(file)!r} does not fit what it states of itself: {error}") from error
         return cls(net, settings)
 
@@ -293,6 +293,7 @@ class Drawer:
         if not 0 <= strength <= 1:
             raise InputError(f"strength={strength}: from 0 (the picture stays) to 1 (nothing of it is left).")
         t = round(strength * (self.schedule.T - 1))
+        times_of(self.schedule, how.grid if isinstance(how.grid, str) else "logsnr", how.steps)  # refuses too many
         steps = min(how.steps or DEFAULT_STEPS, t + 1) if isinstance(how.grid, str) else how.steps
         return edit(
             self.model(labels, guidance=guidance),

@@ -50,20 +50,31 @@ def page(pixels: np.ndarray, *, columns: int | None = None, zoom: int = 1, gap: 
         raise InputError(
             f"A page needs uint8 [pictures, 1 or 3, height, width], at least one; given: {pixels.dtype} {pixels.shape}."
         )
-    if zoom < 1 or gap < 0 or (columns is not None and columns < 1):
-        raise InputError(f"zoom={zoom}, columns={columns}, gap={gap}: zoom and columns are 1 or more, gap 0 or more.")
     count, channels, height, width = pixels.shape
-    wide = min(count, columns or math.ceil(math.sqrt(count)))
-    rows = -(-count // wide)
+    size = page_size(count, (channels, height, width), columns=columns, zoom=zoom, gap=gap)
     height, width = height * zoom + gap, width * zoom + gap
-    if channels * (rows * height + gap) * (wide * width + gap) > 1 << 29:
-        raise InputError(f"{count} pictures of {width} x {height} make too large a page: fewer pictures, or less zoom.")
-    out = np.full((channels, rows * height + gap, wide * width + gap), 255, np.uint8)
+    wide = (size[2] - gap) // width
+    out = np.full(size, 255, np.uint8)
     for i, picture in enumerate(pixels):
         top, left = gap + i // wide * height, gap + i % wide * width
         large = picture.repeat(zoom, axis=1).repeat(zoom, axis=2)  # [channels, zoom height, zoom width]
         out[:, top : top + height - gap, left : left + width - gap] = large
     return out
+
+
+def page_size(
+    count: int, shape: tuple[int, int, int], *, columns: int | None = None, zoom: int = 1, gap: int = GAP
+) -> tuple[int, int, int]:
+    """Shape of the page of so many pictures of `shape`; raises what `page` would, before anything is drawn."""
+    if zoom < 1 or gap < 0 or (columns is not None and columns < 1):
+        raise InputError(f"zoom={zoom}, columns={columns}, gap={gap}: zoom and columns are 1 or more, gap 0 or more.")
+    channels, height, width = shape
+    wide = min(count, columns or math.ceil(math.sqrt(count)))
+    height, width = height * zoom + gap, width * zoom + gap
+    size = (channels, -(-count // wide) * height + gap, wide * width + gap)
+    if math.prod(size) > 1 << 29:
+        raise InputError(f"{count} pictures of {width} x {height} make too large a page: fewer pictures, or less zoom.")
+    return size
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:
@@ -110,6 +121,9 @@ def _write(path: Path, content: bytes) -> None:
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder: name a file, such as {str(path / 'grid.png')!r}.")
     try:
-        replace_file(path, lambda part: (part.write_bytes(content), None)[1])
+        if path.exists() and not path.is_file():  # a device or a pipe is written to; a rename would destroy it
+            path.write_bytes(content)
+        else:
+            replace_file(path, lambda part: (part.write_bytes(content), None)[1])
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be written: {error}. Choose another place.") from error

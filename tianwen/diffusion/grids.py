@@ -95,7 +95,7 @@ def _checked_list(grid: Iterable[int], T: int, steps: int | None) -> list[int]:
     if not isinstance(grid, Iterable):
         raise InputError(f"A grid is a name ({', '.join(get_args(GridName))}) or a list of times; given was {grid!r}.")
     plain: Iterable[Any] = grid.tolist() if hasattr(grid, "tolist") else grid  # type: ignore[attr-defined] - arrays
-    times = [t.item() if hasattr(t, "item") else t for t in plain]
+    times = [t.tolist() if hasattr(t, "tolist") else t for t in (plain if isinstance(plain, Iterable) else [])]
     shown = f"{times[:8]}{' …' if len(times) > 8 else ''}"
     if not times or not all(isinstance(t, int) and not isinstance(t, bool) for t in times):
         raise InputError(f"A grid must be a name or a list of at least one whole number; given was {shown}.")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from jaxtyping import Int
@@ -29,7 +30,7 @@ def guided(model: LabelledModel, labels: Int[Tensor, " batch"], *, weight: float
 
     Weights other than 0 and 1 need both predictions, which are asked for in one batch of twice the size.
     """
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+    if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
         raise InputError(f"The guidance weight must be a finite number, such as 1 or 2.5; given was {weight!r}.")
     if labels.dim() != 1 or labels.is_floating_point():
         raise InputError(f"Labels are whole numbers, one a picture; given was {labels.dtype} of {list(labels.shape)}.")

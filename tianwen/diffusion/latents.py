@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from numbers import Real
 
 import torch
 from jaxtyping import Float
@@ -158,16 +159,18 @@ def slerp(
     angle that they have: latents of similar pictures are not independent, and the formula would make them too long.
     A straight line, in contrast, passes through noise of too small a deviation and gives blurred pictures.
     """
-    if not isinstance(fraction, int | float) or not math.isfinite(fraction):
+    if not isinstance(fraction, Real) or not math.isfinite(fraction):
         raise InputError(
             f"The fraction is a number, 0 for the first latent and 1 for the second; given was {fraction!r}."
         )
-    if z1.shape != z2.shape:
-        raise InputError(f"Both latents must have the same shape; given were {list(z1.shape)} and {list(z2.shape)}.")
+    if z1.shape != z2.shape or not z1.dim():
+        raise InputError(
+            f"Both latents must have the same shape, [batch, *shape]; given were {list(z1.shape)} and {list(z2.shape)}."
+        )
     if not measured:
         angle = torch.full(z1.shape[:1], math.pi / 2, dtype=torch.float64)
     else:
-        flat1, flat2 = (z.detach().to("cpu", torch.float64).flatten(1) for z in (z1, z2))
+        flat1, flat2 = (z.detach().to("cpu", torch.float64).reshape(len(z), -1) for z in (z1, z2))  # [batch, d]
         lengths = flat1.norm(dim=1) * flat2.norm(dim=1)
         angle = torch.arccos(((flat1 * flat2).sum(1) / lengths.clamp_min(1e-30)).clamp(-1, 1))  # [batch]
     # Nearly equal or opposite directions: there is no circle through them, or every one; a straight line will do.

@@ -14,6 +14,7 @@ Notation
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from tianwen.diffusion.analytic import unexplained_variance
-from tianwen.diffusion.drawer import Drawer, DrawerSettings, NetName, new_net
+from tianwen.diffusion.drawer import FILE, Drawer, DrawerSettings, NetName, new_net
 from tianwen.diffusion.grid_images import from_bytes, page, to_bytes, write_png
 from tianwen.diffusion.picture_cache import Pictures, Progress, open_pictures
 from tianwen.diffusion.pictures import Fit, PictureShape
@@ -33,6 +34,7 @@ from tianwen.diffusion.targets import Target, goal
 from tianwen.diffusion.unet_parts import UNetConfig
 from tianwen.errors import InputError
 from tianwen.optim.schedule import piecewise_linear
+from tianwen.training.atomic import PART, remove_parts
 from tianwen.training.data_order import in_batches
 from tianwen.training.distributed import local_device
 from tianwen.training.loop import fit
@@ -86,11 +88,13 @@ class TrainDrawSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or not self.learning_rate > 0:
+        if self.steps < 1 or self.batch < 1 or not 0 < self.learning_rate < math.inf:
             raise InputError(
                 f"steps={self.steps}, batch={self.batch}, learning_rate={self.learning_rate}: the first two are 1 or "
-                "more, the last is above 0."
+                "more, the last is above 0 and finite."
             )
+        if not -(2**63) <= self.seed < 2**63:
+            raise InputError(f"seed={self.seed}: a whole number of at most 63 bits.")
         if not 0 <= self.hidden_labels < 1:
             raise InputError(f"hidden_labels={self.hidden_labels}: a share from 0 to below 1, such as 0.1.")
         if self.loss not in ("mean", "sum"):
@@ -132,10 +136,18 @@ class PictureBatches:
 def read_folder(
     folder: str | Path, out: str | Path, how: TrainDrawSettings, *, progress: Progress | None = None
 ) -> Pictures:
-    """The pictures to train on, as these settings want them, kept in `out`/run/pictures; see `open_pictures`."""
+    """The pictures to train on, as these settings want them, kept in `out`/run/pictures; see `open_pictures`.
+
+    `out` may lie inside `folder`: its pages of samples are not taken for pictures. It may not be `folder` itself.
+    """
     drawer_settings(how, colours=1, labels=())  # what cannot be trained is refused before all is read
+    if Path(out).exists() and Path(folder).exists() and Path(out).samefile(folder):
+        raise InputError(
+            f"{str(out)!r} is the folder of the pictures itself: the pages drawn while training would be taken for "
+            f"pictures. Name another for the drawer, such as {str(Path(out) / 'drawer')!r}."
+        )
     shape = PictureShape(how.side, how.gray, how.fit)
-    return open_pictures(folder, Path(out) / "run" / "pictures", shape, progress=progress)
+    return open_pictures(folder, Path(out) / "run" / "pictures", shape, but=out, progress=progress)
 
 
 def train_drawer(
@@ -158,7 +170,7 @@ def train_drawer(
     net = drawer.net.to(local_device())
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     look = Look(drawer, known, place, how)
-    fit(
+    done = fit(
         net,
         DiffusionLoss(drawer.schedule, how.target, summed=how.loss == "sum"),
         PictureBatches(known, how),
@@ -181,7 +193,7 @@ def train_drawer(
         evaluate=look,
         before_step=look.at,
     )
-    drawer = drawer.with_about(steps=how.steps, pictures=len(known))
+    drawer = drawer.with_about(steps=done.step, pictures=len(known))  # more than asked for, if more were done
     if how.analytic:
         drawer = _with_variances(drawer, known)
     drawer.save(place, storage=how.storage)
@@ -236,6 +248,12 @@ def net_config(how: TrainDrawSettings, *, colours: int, classes: int) -> UNetCon
     while side % 2 == 0 and side // 2 >= SMALLEST and halvings < max(LEVELS) - 1:
         side //= 2
         halvings += 1
+    sides = [how.side >> k for k in range(halvings + 1)]
+    if not set(how.attention) <= set(sides):
+        raise InputError(
+            f"attention={list(how.attention)}: pictures of side {how.side} have the sides "
+            f"{', '.join(map(str, sides))} inside the network; name some of these."
+        )
     return UNetConfig(
         side=how.side,
         colours=colours,
@@ -296,6 +314,9 @@ class Look:
 
     def __call__(self, net: nn.Module) -> dict[str, float]:
         told = {"fixed_loss": self._fixed_loss(net)}
+        remove_parts(self.out / "samples")  # of a run that was killed as it wrote them; nobody else writes there now
+        for part in self.out.glob(f"{PART}*-{FILE}"):
+            part.unlink(missing_ok=True)
         drawer, labels = self.drawer, self.drawer.settings.labels
         wanted = [labels[k % len(labels)] if labels else None for k in range(SHOWN)]
         drawn = drawer.draw(SHOWN, labels=wanted)

@@ -32,15 +32,22 @@ def checked_seeds(seeds: int | Iterable[int]) -> list[int]:
     """The seeds as a list; a single integer is one picture. Raises InputError for anything that is no seed."""
     if isinstance(seeds, int | np.integer):
         seeds = [int(seeds)]
+    plain: Any = _plain(seeds)  # of arrays and tensors of any number of dimensions
+    seeds = plain if isinstance(plain, Iterable) or not hasattr(seeds, "tolist") else [plain]
     if not isinstance(seeds, Iterable):
         raise InputError(f"Seeds are whole numbers, one a picture, such as range(16); given was {seeds!r}.")
-    numbers = [seed.item() if hasattr(seed, "item") else seed for seed in seeds]  # type: ignore[attr-defined]
+    numbers: list[Any] = [_plain(seed) for seed in seeds]
     if not numbers:
         raise InputError("No seeds were given: give one integer for each picture wanted, such as range(16).")
     for seed in numbers:
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**64:
             raise InputError(f"A seed must be a whole number from 0 to 2^64 - 1, one a picture; given was {seed!r}.")
     return numbers
+
+
+def _plain(seed: Any) -> Any:
+    """A number of numpy or torch as one of Python; anything else, a row of numbers among it, as a list or as it is."""
+    return seed.tolist() if hasattr(seed, "tolist") else seed
 
 
 def normal(

@@ -83,15 +83,21 @@ def pictures_of(pixels: np.ndarray, labels: np.ndarray | None = None, label_name
 
 
 def open_pictures(
-    folder: str | Path, cache: str | Path, shape: PictureShape | None = None, *, progress: Progress | None = None
+    folder: str | Path,
+    cache: str | Path,
+    shape: PictureShape | None = None,
+    *,
+    but: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> Pictures:
     """The pictures of `folder`, from the cache in the folder `cache` if nothing changed, else read and kept there.
 
-    Files that cannot be read are left out and named in the report. Raises InputError if the folder has no pictures or
-    none can be read, or the cache cannot be written; MissingExtra without Pillow.
+    What lies in the folder `but` is passed over. Files that cannot be read are left out and named in the report. Raises
+    InputError if the folder has no pictures or none can be read, or the cache cannot be written; MissingExtra without
+    Pillow.
     """
     how = shape or PictureShape()
-    files, other = find_pictures(folder)
+    files, other = find_pictures(folder, but=but)
     place = Path(cache) / _key(files, how)
     known = _load(place, other)
     if known is not None:

@@ -35,9 +35,9 @@ class PictureFile:
 
     @property
     def label(self) -> str | None:
-        """The first subfolder, None for a file at the top."""
+        """The first subfolder, None for a file at the top; bytes of it that are no UTF-8 as \\udc80 to \\udcff."""
         first, slash, _ = self.name.partition("/")
-        return first if slash else None
+        return first.encode("utf-8", "backslashreplace").decode() if slash else None
 
 
 @dataclass
@@ -58,7 +58,10 @@ class FolderReport:
         told = [f"{_count(self.pictures, 'picture')}" + (f" with {len(self.labels)} labels" if self.labels else "")]
         if self.unreadable:
             told.append(f"{_count(len(self.unreadable), 'file')} could not be read and left out:")
-            told += [f"  {name}: {reason}" for name, reason in self.unreadable[:most]]
+            # A name may hold line ends, or what a terminal takes for a command.
+            told += [
+                f"  {name if name.isprintable() else ascii(name)}: {reason}" for name, reason in self.unreadable[:most]
+            ]
             if len(self.unreadable) > most:
                 told.append(f"  ... and {len(self.unreadable) - most:,} more")
         if self.other:
@@ -68,11 +71,11 @@ class FolderReport:
         return told
 
 
-def find_pictures(folder: str | Path) -> tuple[list[PictureFile], int]:
+def find_pictures(folder: str | Path, *, but: str | Path | None = None) -> tuple[list[PictureFile], int]:
     """The files of the folder and its subfolders that are pictures by their ending, and the number of all others.
 
-    Hidden files and folders are passed over; links are followed, each folder once. Raises InputError if there is no
-    such folder or nothing in it has the ending of a picture.
+    Hidden files and folders are passed over, and the folder `but`; links are followed, each folder once. Raises
+    InputError if there is no such folder, nothing in it has the ending of a picture, or a folder may not be read.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -80,7 +83,7 @@ def find_pictures(folder: str | Path) -> tuple[list[PictureFile], int]:
         raise InputError(f"{str(folder)!r} {what}: give a folder with pictures, its subfolders are taken as labels.")
     found: list[PictureFile] = []
     other = 0
-    for path in _files(root):
+    for path in _files(root, but):
         if path.suffix.lower() not in SUFFIXES:
             other += 1
             continue
@@ -113,15 +116,22 @@ def report_of(
     return FolderReport(len(files), list(unreadable), other, {name: counts[name] for name in labels})
 
 
-def _files(root: Path) -> Iterator[Path]:
-    seen: set[str] = set()  # links may lead in circles
-    for folder, inner, names in os.walk(root, followlinks=True):
+def _files(root: Path, but: str | Path | None) -> Iterator[Path]:
+    seen = set() if but is None else {os.path.realpath(but)}  # links may lead in circles
+    for folder, inner, names in os.walk(root, onerror=_refuse, followlinks=True):
         real = os.path.realpath(folder)
         inner[:] = [] if real in seen else sorted(name for name in inner if not name.startswith("."))
         if real in seen:
             continue
         seen.add(real)
         yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    """Pictures that are not seen would be missing in silence, and their label with them."""
+    raise InputError(
+        f"The folder {error.filename!r} cannot be read: {error.strerror}. Allow reading it, or move it elsewhere."
+    ) from error
 
 
 def _count(number: int, noun: str) -> str:

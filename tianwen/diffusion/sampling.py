@@ -163,6 +163,11 @@ def look(
     """The picture and the noise that the model sees in x at time t, each [batch, *shape], in the type of x."""
     # A copy: a model may work in place, but the state is still needed.
     prediction = model(x.to(dtype, copy=True), torch.full((x.shape[0],), t, dtype=torch.long, device=x.device))
+    if not isinstance(prediction, Tensor):
+        raise InputError(
+            f"The model answered with {type(prediction).__name__}; its answer must be a tensor of its input's shape. "
+            "Of a network that wraps its answer, give `lambda x, t: net(x, t).sample`, or whatever the name is there."
+        )
     if prediction.shape != x.shape:
         raise InputError(
             f"The model was given {list(x.shape)} and answered {list(prediction.shape)}; its answer must have the "
@@ -192,6 +197,6 @@ def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     """The type in which the chain is computed for pictures of this type."""
-    if not dtype.is_floating_point:
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
         raise InputError(f"Pictures are computed in a floating type such as torch.float32; given was {dtype}.")
     return torch.promote_types(dtype, torch.float32)

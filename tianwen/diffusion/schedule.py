@@ -41,6 +41,20 @@ class Schedule:
     B: Float[Tensor, " T"]
     name: str = "own"
 
+    def __post_init__(self) -> None:
+        pair = (self.A, self.B)
+        if not all(isinstance(one, Tensor) and one.dim() == 1 and one.dtype == torch.float64 for one in pair):
+            raise InputError(
+                "A and B are tensors of T float64 each; Schedule.from_amplitudes(A) makes them of any list."
+            )
+        falls = bool((torch.diff(self.A) < 0).all()) and len(self.A) and self.A[-1] >= 0 and self.A[0] < 1
+        if (
+            not falls
+            or self.A.shape != self.B.shape
+            or not torch.allclose(self.A**2 + self.B**2, torch.ones_like(self.A))
+        ):
+            raise InputError("A must fall strictly, from below 1 to no less than 0, and A^2 + B^2 = 1 at every time.")
+
     @classmethod
     def post(cls, T: int = 1000) -> Schedule:
         """The post's a_t = sqrt(1 - 0.02 t / T), t = 1 .. T, for T = 1000; other T: the same curve at T points.

@@ -30,6 +30,10 @@ Amplitude = float | Tensor
 
 def checked_target(target: str, schedule: Schedule) -> Target:
     """`target`, if there is such a target and the schedule allows it."""
+    if not isinstance(schedule, Schedule):
+        raise InputError(
+            f"The schedule is one such as Schedule.post() or Schedule.named('paper'); given was {schedule!r}."
+        )
     if target not in get_args(Target):
         raise InputError(f"There is no target {target!r}; a model predicts eps (the noise), x0 (the picture) or v.")
     if target == "eps" and schedule.ends_in_pure_noise:
