@@ -130,3 +130,19 @@ def test_experts_are_rows_too():
     rate = 1e-3 * before[2].square().mean().sqrt()
     expected = before[2] - rate * (p.grad[2] + 0.01 * before[2])
     torch.testing.assert_close(p[2].detach(), expected)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("rule", ["lazy", "stale"])
+def test_lion_blends_a_row_with_what_is_left_of_its_momentum(way, rule):
+    row = nn.Parameter(torch.ones(2, 4))
+    optimiser = Lion([{"params": [row], "kind": "embedding"}], betas=(0.9, 0.5), embedding_update=rule, **way)
+    for sign in (1.0, 0.0, 0.0, 0.0):
+        row.grad = torch.zeros(2, 4)
+        row.grad[0] = sign
+        optimiser.step()
+    before = row.detach().clone()
+    row.grad = torch.zeros(2, 4)
+    row.grad[0] = -1  # .9 of a momentum of .5^4 is less than .1 of the gradient, .9 of .5 would be more
+    optimiser.step()
+    assert (row[0] > before[0]).all()
