@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from tests.ask.small import FACTS, TOKENIZER, built, shown, tiny_asker
 from tianwen.ask.asker import Asker
 from tianwen.ask.matcher import FILE, GAP, Matcher, WordMatcher, padded, predicate_words, without_subject
-from tianwen.ask.matcher_learning import MatcherSettings, train_matcher
+from tianwen.ask.matcher_learning import MatcherSettings, principal_components, train_matcher
 from tianwen.ask.words import Words, units_of
 from tianwen.cli import app
 from tianwen.errors import InputError, ModelError
@@ -207,3 +207,13 @@ def test_the_command_trains_one_for_an_asker(tmp_path):
     done = CliRunner().invoke(app, [*begin, "--model", str(tmp_path / "model"), "--json"])
     assert done.exit_code == 0, done.output
     assert Asker.load(tmp_path / "model").matcher is not None
+
+
+def test_principal_components_keep_the_cosines_as_far_as_they_can():
+    flat = np.random.default_rng(1).normal(size=(50, 3)) @ np.random.default_rng(2).normal(size=(3, 8))
+    table = (flat / np.linalg.norm(flat, axis=1, keepdims=True)).astype(np.float32)
+    small = principal_components(table, 3)
+    assert small.shape == (50, 3)
+    np.testing.assert_allclose(small @ small.T, table @ table.T, atol=1e-4)
+    with pytest.raises(InputError, match="1 to 8"):
+        principal_components(table, 9)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float32
 from torch import Tensor
 
 from tianwen.ask.cold_start import ColdStart
@@ -51,7 +52,8 @@ ASKED_UNITS = 3
 @dataclass(frozen=True)
 class MatcherSettings:
     """How to train a matcher: `asked` is how often a word must stand in the questions to learn a vector of its own,
-    `most` how many of the word vectors are kept; `near` and `others` are the wrong predicates of a step: for each right
+    `most` how many of the word vectors are kept, and `width` how many numbers of each (their principal components, a
+    smaller file; None: all); `near` and `others` are the wrong predicates of a step: for each right
     one, with a character in common, and at random. `synthetic` and `english` as in `TrainAskSettings`."""
 
     steps: int = 3000
@@ -61,6 +63,7 @@ class MatcherSettings:
     english: float = 0.3
     asked: int = 30
     most: int = MOST
+    width: int | None = None
     near: int = 1
     others: int = 32
     dropout: float = 0.1
@@ -84,6 +87,8 @@ def train_matcher(
     if not read:
         raise InputError("A matcher learns from questions with answers, and there is none in what was given.")
     common, table = read_word_vectors(vectors, most=how.most)
+    if how.width is not None:
+        table = principal_components(table, how.width)
     words, asked = _with_asked(common, read, how.asked)
     table = np.concatenate([table, np.zeros((len(words) - len(common), table.shape[1]), np.float32)])
     torch.manual_seed(how.seed)
@@ -119,6 +124,15 @@ def _with_asked(common: Sequence[str], questions: Sequence[Question], often: int
     held = set(common)
     words = Words([*common, *(word for word in frequent if word not in held)])
     return words, sorted(number for number in map(words.number, frequent) if number is not None)
+
+
+def principal_components(table: Float32[np.ndarray, "words dim"], width: int) -> Float32[np.ndarray, "words width"]:
+    """The `width` directions in which the vectors differ most, of length 1 again: what they keep of each cosine."""
+    if not 1 <= width <= table.shape[1]:
+        raise InputError(f"width={width}: vectors of {table.shape[1]} numbers can keep 1 to {table.shape[1]} of them.")
+    _, directions = np.linalg.eigh(table.T.astype(np.float64) @ table)  # by rising share
+    kept = (table @ directions[:, ::-1][:, :width]).astype(np.float32)
+    return kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-9)
 
 
 class Comparisons:

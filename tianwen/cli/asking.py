@@ -182,6 +182,10 @@ def train_matcher(
     most: Annotated[
         int, typer.Option("--most", metavar="N", min=1, help="How many words to keep, the most frequent first.")
     ] = 60_000,
+    width: Annotated[
+        int | None,
+        typer.Option("--width", metavar="N", min=1, help="Keep N numbers of each vector, for a smaller file."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another number, another course.")] = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -195,7 +199,7 @@ def train_matcher(
         raise typer.BadParameter(f"There is no asker in {str(model)!r}. Train one first: tianwen train ask")
     from tianwen.ask import matcher_learning
 
-    how = matcher_learning.MatcherSettings(steps=steps, most=most, seed=seed)
+    how = matcher_learning.MatcherSettings(steps=steps, most=most, width=width, seed=seed)
     matcher_learning.train_matcher(questions, words, model, settings=how, quiet=quiet)
     say(
         f"The asker in {model} has a matcher now. Fit it: tianwen eval ask --calibrate",
