@@ -25,7 +25,12 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file beside `path`, then put it in the place of `path` in one step."""
+    """Let `write` fill a file beside `path`, then put it in the place of `path` in one step.
+
+    Raises FileExistsError where a folder, a device or a pipe stands there: a rename would put a file in its place.
+    """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{str(path)!r} is not a file that can be replaced; give the name of a new one")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{PART}{os.getpid()}-{path.name}")
     try:
