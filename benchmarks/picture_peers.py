@@ -99,7 +99,7 @@ def diffusers(pictures: Pictures, folder: Path, given: argparse.Namespace) -> Dr
 
 def diffusers_net(pictures: Pictures, folder: Path, given: argparse.Namespace) -> Draw:
     """diffusers' network in our training and our sampler."""
-    torch.manual_seed(0)
+    torch.manual_seed(given.seed)
     net, schedule = Theirs(given.side, given.width), Schedule.post()
     how = TrainDrawSettings(side=given.side, batch=32)
     optimiser = torch.optim.AdamW(net.parameters(), lr=how.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)

@@ -107,7 +107,14 @@ def by_steps(draw: Any, judge: Classifier, real: np.ndarray, count: int, given: 
 def our_net(name: Any, pictures: Pictures, folder: Path, given: argparse.Namespace) -> Any:
     """Train one of ours for the processor time given; a function (how, count) -> pictures."""
     how = TrainDrawSettings(
-        side=given.side, net=name, blocks=1, batch=32, steps=FIRST, samples_every=10**9, seed=0, width=given.width
+        side=given.side,
+        net=name,
+        blocks=1,
+        batch=32,
+        steps=FIRST,
+        samples_every=10**9,
+        seed=given.seed,
+        width=given.width,
     )
     found = []
     given.steps_done = spend(
@@ -139,6 +146,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--grids", type=int, default=500, help="pictures for each entry of the table; 0: no table")
     parser.add_argument("--nets", default="light,paper,diffusers,diffusers_net,lucidrains")
+    parser.add_argument("--seed", type=int, default=0, help="of our nets, and of diffusers' in our training")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=None, help="keep the trained nets there; a second run goes on")
     parser.add_argument("--json", action="store_true")

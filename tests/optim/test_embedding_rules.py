@@ -146,3 +146,14 @@ def test_lion_blends_a_row_with_what_is_left_of_its_momentum(way, rule):
     row.grad[0] = -1  # .9 of a momentum of .5^4 is less than .1 of the gradient, .9 of .5 would be more
     optimiser.step()
     assert (row[0] > before[0]).all()
+
+
+@every_way
+def test_a_rule_changed_in_the_middle_knows_which_rows_were_moving(way):
+    p, o = table("plain", way)
+    touch(p, o, 0)
+    o.param_groups[0]["embedding_update"] = "lazy"
+    touch(p, o, None)
+    age = o.state[p]["age"]
+    assert age.flatten()[0] != age.flatten()[2]  # row 0 had a momentum, row 2 never moved
+    assert age.flatten()[1] == age.flatten()[2]

@@ -63,3 +63,11 @@ def test_what_cannot_be_tied_is_refused():
     with pytest.raises(InputError, match="cannot be one"):
         tie_embeddings(wide, "body.tokens", "head")
     assert "half_swap=True" in repr(TiedHead(nn.Embedding(3, 4)))
+
+
+def test_a_head_inside_another_module_is_replaced_there():
+    model = Model()
+    model.body["head"] = nn.Linear(6, 10)
+    tie_embeddings(model, "body.tokens", "body.head", half_swap=False)
+    assert isinstance(model.body["head"], TiedHead)
+    assert isinstance(model.head, nn.Linear)  # another one of the same name stays
