@@ -207,6 +207,12 @@ def test_the_command_trains_one_for_an_asker(tmp_path):
     done = CliRunner().invoke(app, [*begin, "--model", str(tmp_path / "model"), "--json"])
     assert done.exit_code == 0, done.output
     assert Asker.load(tmp_path / "model").matcher is not None
+    before = (tmp_path / "model" / FILE).read_bytes()
+    refused = CliRunner().invoke(app, [*begin, "--model", str(tmp_path / "model")])
+    assert refused.exit_code == 2
+    assert "--replace" in refused.output
+    assert (tmp_path / "model" / FILE).read_bytes() == before
+    assert CliRunner().invoke(app, [*begin, "--model", str(tmp_path / "model"), "--replace"]).exit_code == 0
 
 
 def test_principal_components_keep_the_cosines_as_far_as_they_can():

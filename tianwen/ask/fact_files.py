@@ -98,4 +98,7 @@ def _guess(stream: FactStream) -> Format:
         return "tsv"
     if first.count(b",") >= 2:
         return "csv"
-    raise InputError(f"The format of {stream.name} cannot be told. Say it: --format {'|'.join(FORMATS)}.")
+    raise InputError(
+        f"The format of {stream.name} cannot be told. Say it: --format {'|'.join(FORMATS)}; "
+        "save a workbook (.xlsx) as CSV."
+    )

@@ -186,6 +186,7 @@ def train_matcher(
         int | None,
         typer.Option("--width", metavar="N", min=1, help="Keep N numbers of each vector, for a smaller file."),
     ] = None,
+    again: Annotated[bool, typer.Option("--replace", help="Also where there is a matcher already.")] = False,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another number, another course.")] = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -197,12 +198,18 @@ def train_matcher(
     """
     if not (model / "model.safetensors").exists():
         raise typer.BadParameter(f"There is no asker in {str(model)!r}. Train one first: tianwen train ask")
-    from tianwen.ask import matcher_learning
+    from tianwen.ask import matcher, matcher_learning
 
+    if (model / matcher.FILE).exists() and not again:
+        raise typer.BadParameter(
+            f"The asker in {str(model)!r} has a matcher already, as the bundled one and what is trained from it have. "
+            "To train another in its place: --replace"
+        )
     how = matcher_learning.MatcherSettings(steps=steps, most=most, width=width, seed=seed)
     matcher_learning.train_matcher(questions, words, model, settings=how, quiet=quiet)
     say(
-        f"The asker in {model} has a matcher now. Fit it: tianwen eval ask --calibrate",
+        f"The asker in {model} has a matcher now. Fit it: tianwen eval ask --kb DIR --questions FILE --model {model} "
+        "--calibrate",
         {"model": str(model)},
         as_json=as_json,
     )
