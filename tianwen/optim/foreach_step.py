@@ -90,7 +90,8 @@ def _again_where_infinite(totals: list[float], wides: list[Tensor], shards: Shar
     odd = [i for i, total in enumerate(totals) if not math.isfinite(total)]
     if odd:
         better = _summed(torch.stack([_squares(wides[i].double()) for i in odd]), shards)
-        totals = [dict(zip(odd, better, strict=True)).get(i, total) for i, total in enumerate(totals)]
+        for i, total in zip(odd, better, strict=True):
+            totals[i] = total
     return totals
 
 
