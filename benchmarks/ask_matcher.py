@@ -1,4 +1,4 @@
-"""What the matcher brings to an asker: right answers by its weight, and by how much of the predicate is in the question.
+"""What the matcher brings to an asker: right answers by weight, and by how much of the predicate is in the question.
 
 Post: 8802 (KgCLUE's EM; the matcher is ours)
 
