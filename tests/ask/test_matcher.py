@@ -73,7 +73,7 @@ def slow(matcher, question, subject, predicate):
     [("红酒的味道怎么样", "红酒"), ("who runs ESA", "esa"), ("ÿ?", ""), ("x号是谁写的小说", "x号")],
 )
 def test_scores_are_those_of_the_formula(question, subject):
-    predicates = ["口感", "导演", "作者姓名", "发射时间", "operator", "怎么样", "runs ESA", "号", "？"]
+    predicates = ["口感", "导演", "作者姓名", "发射时间", "operator", "怎么样", "runs ESA", "号", "？", "？ÿz口感"]
     found = matcher().scores(question, subject, predicates)
     np.testing.assert_allclose(found, [slow(matcher(), question, subject, p) for p in predicates], rtol=2e-3, atol=1e-3)
     one_by_one = [matcher().scores(question, subject, [p])[0] for p in predicates]
