@@ -29,7 +29,7 @@ def vectors(seed=0):
 
 def matcher(seed=0):
     torch.manual_seed(seed)
-    model = WordMatcher(vectors(), [2, len(COMMON)])
+    model = WordMatcher(vectors(), [len(COMMON), 2])  # in any order
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.2 * torch.randn_like(weight)
