@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from typer.testing import CliRunner
 from tests.ask.small import FACTS, TOKENIZER, built, shown, tiny_asker
 from tianwen.ask.asker import Asker
 from tianwen.ask.matcher import FILE, GAP, Matcher, WordMatcher, padded, predicate_words, without_subject
-from tianwen.ask.matcher_learning import MatcherSettings, principal_components, train_matcher
+from tianwen.ask.matcher_learning import Comparisons, MatcherSettings, principal_components, train_matcher
+from tianwen.ask.questions import Question
 from tianwen.ask.words import Words, units_of
 from tianwen.cli import app
 from tianwen.errors import InputError, ModelError
@@ -223,3 +226,12 @@ def test_principal_components_keep_the_cosines_as_far_as_they_can():
     np.testing.assert_allclose(small @ small.T, table @ table.T, atol=1e-4)
     with pytest.raises(InputError, match="1 to 8"):
         principal_components(table, 9)
+
+
+def test_a_predicate_asked_for_often_counts_like_its_square_root():
+    questions = [Question(f"天问的作者{n}", "天问", "作者") for n in range(100)] + [
+        Question("天问的导演", "天问", "导演")
+    ]
+    source = Comparisons(questions, Words(COMMON), len(COMMON), MatcherSettings(batch=64, near=0, others=0))
+    drawn = [source._draw(random.Random(n)).predicate for n in range(2000)]
+    assert 0.06 < drawn.count("导演") / 2000 < 0.13  # 1 / (1 + sqrt(100)) = .09
