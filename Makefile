@@ -49,4 +49,4 @@ $(VENV)/.user: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Tianwen with its development tools into $(VENV) (once) ..."
-	@$(PIP) -e '.[dev,hf,draw,pretrain]' && touch $@ $(VENV)/.user
+	@$(PIP) -e '.[dev,hf,draw,pretrain,export]' && touch $@ $(VENV)/.user
