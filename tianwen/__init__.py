@@ -5,8 +5,9 @@ The public names below are imported on first use: `import tianwen` costs nothing
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tianwen.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tianwen.ask.asker import Answer as Answer
@@ -61,14 +62,4 @@ __all__ = [
     "tokenized_catalogue",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"tianwen has no {name!r}; its public names are {', '.join(__all__)}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # found once; the next access does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME, also=["__version__"])

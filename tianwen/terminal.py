@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tianwen.errors import InputError
+from tianwen.not_text import refuse_what_is_no_text
 
 if TYPE_CHECKING:
     from tianwen.ask.asker import Answer
@@ -97,10 +98,15 @@ def _answer_alone(question: str, ask: Ask) -> str:
 def batches(stream: Bytes, size: int) -> Iterator[list[str]]:
     """Lines in batches: whatever has arrived, at most `size`, so that a slow writer gets its answer at once.
 
-    Bytes that are not UTF-8 become lone surrogates, which the tokenizer knows how to read.
+    Bytes that are not UTF-8 become lone surrogates, which the tokenizer knows how to read. Raises InputError if what
+    arrives first is no text at all.
     """
     waiting: list[bytes] = []  # the beginning of a line whose end has not arrived
+    begun = False
     while chunk := stream.read1(1 << 16):
+        if not begun:
+            refuse_what_is_no_text(chunk, "stdin")
+            begun = True
         *lines, rest = chunk.split(b"\n")
         if lines:
             lines[0] = b"".join([*waiting, lines[0]])

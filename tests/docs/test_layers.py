@@ -8,7 +8,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "tianwen"
 LAYERS = [
-    {"errors"},
+    {"errors", "counting", "lazy"},
+    {"not_text"},
     {"vocabulary"},
     {"cutting"},
     {"codepoints"},

@@ -18,6 +18,7 @@ from tianwen.ask.fact_tables import read_parquet, read_separated
 from tianwen.ask.facts import Fact
 from tianwen.ask.ntriples import read_ntriples
 from tianwen.errors import InputError
+from tianwen.not_text import refuse_what_is_no_text
 
 Format = Literal["tsv", "csv", "jsonl", "parquet", "ntriples"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -89,6 +90,7 @@ def _guess(stream: FactStream) -> Format:
     head = stream.peek()
     if head.startswith(b"PAR1"):
         return "parquet"
+    refuse_what_is_no_text(head, stream.name)
     first = head.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n", 1)[0]
     if first.startswith((b"{", b"[")):
         return "jsonl"
@@ -98,7 +100,4 @@ def _guess(stream: FactStream) -> Format:
         return "tsv"
     if first.count(b",") >= 2:
         return "csv"
-    raise InputError(
-        f"The format of {stream.name} cannot be told. Say it: --format {'|'.join(FORMATS)}; "
-        "save a workbook (.xlsx) as CSV."
-    )
+    raise InputError(f"The format of {stream.name} cannot be told. Say it: --format {'|'.join(FORMATS)}")

@@ -19,6 +19,7 @@ import polars as pl
 
 from tianwen.ask.fact_report import Report
 from tianwen.errors import InputError
+from tianwen.not_text import refuse_what_is_no_text
 
 BLOCK_BYTES = 16 * 2**20
 LINE_LIMIT = 64 * 2**20
@@ -28,7 +29,7 @@ STDIN = "-"
 class FactStream:
     """One opened input: its name for messages, its bytes without compression, its first bytes for a look.
 
-    Raises InputError when the file is missing, a folder, not readable or in UTF-16.
+    Raises InputError when the file is missing, a folder, or not readable.
     """
 
     def __init__(self, source: str | Path) -> None:
@@ -103,7 +104,7 @@ def line_blocks(stream: FactStream, report: Report) -> Iterator[tuple[int, pl.Se
     Line ends are LF or CRLF; a byte-order mark is dropped. Memory stays at a few blocks whatever the file's size
     (`report.block_bytes` can make them smaller); a line beyond 64 MB is skipped without being held.
     """
-    _refuse_utf16(stream)
+    refuse_what_is_no_text(stream.peek(), stream.name)
     size = min(BLOCK_BYTES, report.block_bytes or BLOCK_BYTES)
     number, pending, skipping, first = 1, b"", False, True
     while True:
@@ -155,13 +156,6 @@ def _decoded_one_by_one(block: bytes, number: int, name: str, report: Report) ->
             reason = f"not UTF-8 at byte {error.start + 1:,} of the line"
             report.skip(name, number + offset, reason, kind="not UTF-8")
     return pl.Series("text", lines, dtype=pl.String)
-
-
-def _refuse_utf16(stream: FactStream) -> None:
-    if stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise InputError(
-            f"{stream.name} is in UTF-16; facts are read as UTF-8. Convert it: iconv -f utf-16 -t utf-8 IN > OUT."
-        )
 
 
 def _open_file(path: Path) -> BinaryIO:

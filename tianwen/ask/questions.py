@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tianwen.ask.facts import split_sense
 from tianwen.errors import InputError
+from tianwen.not_text import refuse_what_is_no_text
 
 _NLPCC_LINE = re.compile(r"<(question|triple|answer) id=\d+>\s*(.*)", re.DOTALL)
 _JSON = re.compile(r"\[?\s*\{")  # JSON lines, or an array, which is refused with a sentence about JSON
@@ -40,7 +41,9 @@ def read_questions(paths: Iterable[str | Path]) -> list[Question]:
 
 def _read(path: Path) -> Iterator[Question]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        refuse_what_is_no_text(content, str(path))
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError as error:
         raise InputError(f"There is no question file {str(path)!r}.") from error
     except (UnicodeDecodeError, OSError) as error:

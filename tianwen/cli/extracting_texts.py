@@ -12,6 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from tianwen.errors import InputError
+from tianwen.not_text import refuse_what_is_no_text
 from tianwen.terminal import Bytes, batches
 
 Document = tuple[str, str]
@@ -25,7 +26,7 @@ def documents(given: Iterable[str], *, by_lines: bool = False) -> Iterator[Docum
     """The texts, in the order given; those of a folder by name.
 
     A word that names a file or folder is read; one that looks like a file's name but is none is refused. Raises
-    InputError: no such file, none in the folder, UTF-16.
+    InputError: no such file, none in the folder, no text (a picture, a workbook, another encoding).
     """
     for words in given:
         if words == "-":
@@ -84,8 +85,7 @@ def _read(file: Path) -> bytes:
 
 
 def _of_bytes(content: bytes, name: str, by_lines: bool) -> Iterator[Document]:
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{name} is in UTF-16; convert it: iconv -f utf-16 -t utf-8 IN > OUT.")
+    refuse_what_is_no_text(content, name)
     text = content.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
     if not by_lines:
         yield text, name

@@ -7,8 +7,9 @@ The names below are imported on first use, so that reading and writing annotatio
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tianwen.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tianwen.extract.annotation import Annotation as Annotation
@@ -42,8 +43,4 @@ __all__ = [
     "score",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"tianwen.extract has no {name!r}; its names are {', '.join(__all__)}, and its modules")
-    return getattr(import_module(_HOME[name]), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

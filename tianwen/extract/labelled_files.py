@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, cast
 
 from tianwen.errors import InputError
 from tianwen.extract.reading_report import Report
+from tianwen.not_text import HEAD, refuse_what_is_no_text
 
 STDIN = "-"
 LINE_LIMIT = 64 * 2**20  # bytes
@@ -39,10 +40,9 @@ def opened(source: str | Path) -> Iterator[tuple[str, BinaryIO]]:
     name = "standard input" if str(source) == STDIN else str(source)
     with nullcontext(_standard_input()) if str(source) == STDIN else _open_file(Path(source)) as raw:
         try:
-            head = raw.peek(8)[:8]
-            if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise InputError(f"{name} is in UTF-16; convert it: iconv -f utf-16 -t utf-8 IN > OUT.")
-            yield name, _uncompressed(raw, head)
+            stream = _uncompressed(raw)
+            refuse_what_is_no_text(stream.peek(HEAD), name)
+            yield name, cast(BinaryIO, stream)
         except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
             raise InputError(f"{name} is compressed and damaged ({error}); fetch or compress it again.") from error
         except OSError as error:
@@ -77,12 +77,13 @@ def _open_file(path: Path) -> io.BufferedReader:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def _uncompressed(raw: io.BufferedReader, head: bytes) -> BinaryIO:
+def _uncompressed(raw: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File:
+    head = raw.peek(8)[:8]
     if head.startswith(b"\x1f\x8b"):
-        return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+        return gzip.GzipFile(fileobj=raw)
     if head.startswith(b"\xfd7zXZ\0"):
-        return cast(BinaryIO, lzma.LZMAFile(raw))
-    return cast(BinaryIO, bz2.BZ2File(raw)) if head.startswith(b"BZh") else raw
+        return lzma.LZMAFile(raw)
+    return bz2.BZ2File(raw) if head.startswith(b"BZh") else raw
 
 
 def _first_line(stream: BinaryIO, name: str) -> tuple[bytes, int]:

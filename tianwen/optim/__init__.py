@@ -7,8 +7,9 @@ The names below are imported on first use, as those of `tianwen` are.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tianwen.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tianwen.optim.ema import Ema as Ema
@@ -24,17 +25,17 @@ if TYPE_CHECKING:
     from tianwen.optim.tying import tie_embeddings as tie_embeddings
 
 _HOME = {
-    "Ema": "ema",
-    "EmbeddingHealth": "embedding_health",
-    "Lamb": "lamb",
-    "Lion": "lion",
-    "TiedHead": "tying",
-    "Tiger": "tiger",
-    "lion_update": "sign_update",
-    "param_groups_for": "param_groups",
-    "piecewise_linear": "schedule",
-    "tie_embeddings": "tying",
-    "tiger_update": "sign_update",
+    "Ema": "tianwen.optim.ema",
+    "EmbeddingHealth": "tianwen.optim.embedding_health",
+    "Lamb": "tianwen.optim.lamb",
+    "Lion": "tianwen.optim.lion",
+    "TiedHead": "tianwen.optim.tying",
+    "Tiger": "tianwen.optim.tiger",
+    "lion_update": "tianwen.optim.sign_update",
+    "param_groups_for": "tianwen.optim.param_groups",
+    "piecewise_linear": "tianwen.optim.schedule",
+    "tie_embeddings": "tianwen.optim.tying",
+    "tiger_update": "tianwen.optim.sign_update",
 }
 
 __all__ = [
@@ -51,14 +52,4 @@ __all__ = [
     "tiger_update",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"tianwen.optim has no {name!r}; its public names are {', '.join(__all__)}")
-    value = getattr(import_module(f"tianwen.optim.{_HOME[name]}"), name)
-    globals()[name] = value  # found once; the next access does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

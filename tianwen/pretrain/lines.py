@@ -6,7 +6,8 @@ Post: 8998 (what the encoder learns from).
     .gz, .xz, .bz2 behind either is unpacked on the way
 
 A line with bytes that are not UTF-8, or a JSON line without a text, is left out and counted; a file is never refused
-for it. HTML's names of characters (`&nbsp;`) are replaced, a byte order mark and space at the ends are dropped.
+for it, only if it is of another kind (a picture, an archive). HTML's names of characters (`&nbsp;`) are replaced, a
+byte order mark and space at the ends are dropped.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tianwen.errors import InputError
+from tianwen.not_text import HEAD, refuse_other_kinds
 
 OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 JSON_LINES = {".jsonl", ".ndjson"}
@@ -37,12 +39,16 @@ class Counts:
 
 
 def read_lines(file: str | Path, counts: Counts) -> Iterator[str]:
-    """The passages of a file that are not empty. Raises InputError if it cannot be read or unpacked."""
+    """The passages of a file that are not empty.
+
+    Raises InputError if it is of another kind, or cannot be read or unpacked.
+    """
     path = Path(file)
     plain = path.with_suffix("") if path.suffix in OPENERS else path
     as_json = plain.suffix in JSON_LINES
     try:
         with path.open("rb") as raw, _unpacked(raw, path.suffix) as stream:
+            refuse_other_kinds(stream.peek(HEAD), str(path))
             for line in stream:
                 counts.read = raw.tell()
                 text = _text(line, as_json=as_json)

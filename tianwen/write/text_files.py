@@ -14,7 +14,6 @@ counted; a file that is full of them is refused, for it is in another encoding.
 from __future__ import annotations
 
 import bz2
-import codecs
 import gzip
 import lzma
 import re
@@ -31,6 +30,7 @@ import torch
 from torch import Tensor
 
 from tianwen.errors import InputError
+from tianwen.not_text import refuse_what_is_no_text
 from tianwen.training.data_order import FromFunction
 from tianwen.training.randomness import seed_from
 from tianwen.write.characters import LINE_END, START, Characters, blocks
@@ -67,11 +67,7 @@ def read_text(file: str | Path) -> tuple[str, int]:
     Raises InputError if it cannot be read, is empty, or is in another encoding.
     """
     content = _bytes(file)
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # of Latin letters but two bytes are no UTF-8
-        raise InputError(
-            f"{file} is not UTF-8 but UTF-16, as its first two bytes say. Write it anew: "
-            f"iconv -f utf-16 -t utf-8 {file} > text.txt"
-        )
+    refuse_what_is_no_text(content, "stdin" if str(file) == "-" else str(file))
     text, broken = BROKEN.subn("\ufffd", content.decode("utf-8", "surrogateescape"))
     if broken > MOST_BROKEN * len(content):
         raise InputError(
