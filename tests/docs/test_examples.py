@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,12 @@ EXTRACTOR = FOLDER.parent / "tianwen" / "models" / "extractor" / "model.safetens
 
 
 def marks(path: Path) -> list[pytest.MarkDecorator]:
-    """Slow ones, and the one that needs the bundled extractor where a checkout has none."""
-    needs = [pytest.mark.skipif(not EXTRACTOR.exists(), reason="no bundled extractor")] if "0229_" in path.name else []
+    """Slow ones, and those that need the bundled extractor where a checkout has none."""
+    bundled = "0229_" in path.name or "onnx" in path.name
+    needs = [pytest.mark.skipif(not EXTRACTOR.exists(), reason="no bundled extractor")] if bundled else []
+    if "onnx" in path.name:
+        missing = not (find_spec("onnx") and find_spec("onnxruntime"))
+        needs.append(pytest.mark.skipif(missing, reason="the extra 'export' is not installed"))
     return needs if path.name.startswith(QUICK) else [*needs, pytest.mark.slow]
 
 

@@ -1,8 +1,10 @@
 """Exported extractors: torch's scores in all kinds of models, the same facts without torch, and what is refused."""
 
+import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
 from tianwen.backbone.onnx_file import runtime  # noqa: E402
 from tianwen.extract.onnx_maps import extractor_graph  # noqa: E402
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 LABELS = {"entity_labels": ("人物", "地点", "器物"), "predicates": ("在", "属于")}
 MODELS = {
     "efficient": GPLinkerConfig(BACKBONE, **LABELS, head_size=8),
@@ -172,6 +175,29 @@ raise SystemExit("torch" in sys.modules)
     assert done.returncode == 0, done.stderr
     assert [tuple(fact) for fact in json.loads(done.stdout)] == sorted(set(wanted))
     assert wanted
+
+
+def test_the_example_reads_what_the_extractor_finds(tmp_path):
+    spec = importlib.util.spec_from_file_location("example", EXAMPLES / "8888_onnx.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    typed = ("人物", "地点", "器物")
+    schema = Schema(typed, (RelationType("发射地点", "人物", "地点"), RelationType("发射台", "", "器物")))
+    settings = {"threshold": 0.4, "thresholds": {"发射台": 0.3, "人物": 0.35}, "longest": (4, 9, 12)}
+    for number, options in enumerate(({"longest": (3, 20)}, {"classes": typed, "schema": schema, **settings})):
+        extractor = tiny_extractor(seed=number, shift=-4.0, **options)
+        extractor.save(tmp_path / f"model{number}")
+        done = export_extractor(tmp_path / f"model{number}", tmp_path / f"out{number}" / "model.onnx")
+        reader, texts = example.Reader(done.file), [TEXT[:30], TEXT[9:20]]
+        for text, maps in zip(texts, reader.maps(texts), strict=True):
+            found = {fact[:3]: fact[3] for fact in sorted(reader.facts(text, maps), key=lambda fact: fact[3])}
+            wanted = extractor.extract(text, verify=False)
+            facts = sorted(wanted.relations, key=lambda fact: fact.score)
+            best = {(wanted.words(one.subject), one.predicate, wanted.words(one.object)): one.score for one in facts}
+            assert found == pytest.approx(best, abs=1e-4)
+            assert best
 
 
 def test_another_mixer_is_refused(tmp_path):
