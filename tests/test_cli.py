@@ -85,7 +85,7 @@ def test_build_says_what_it_read_and_names_the_lines_left_out(run, tmp_path):
     (tmp_path / "more.tsv").write_text("one column\nVenus\tmoons\tnone\n", encoding="utf-8")
     result = run("build", "facts.tsv", "more.tsv", "--kb", "my.kb")
     assert "5 facts read" in result.stdout
-    assert "1 lines left out" in result.stdout
+    assert "; 1 line left out" in result.stdout
     assert "more.tsv, line 1" in result.stderr
     assert "left out" not in run("build", "facts.tsv", "more.tsv", "--kb", "my.kb", "--force", "-q").stderr
 
@@ -96,7 +96,7 @@ def test_build_answers_programs_in_json(run):
 
 
 def test_build_reads_stdin_in_the_format_given(run):
-    assert "1 facts read" in run("build", "-", "--format", "csv", "--kb", "my.kb", stdin="Venus,moons,none\n").stdout
+    assert "1 fact read" in run("build", "-", "--format", "csv", "--kb", "my.kb", stdin="Venus,moons,none\n").stdout
 
 
 def test_strict_refuses_a_table_with_a_bad_line(run, tmp_path):

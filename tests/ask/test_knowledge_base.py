@@ -96,7 +96,7 @@ def test_build_takes_the_frames_that_read_facts_yields(tmp_path):
 
 def test_a_source_without_facts_makes_no_knowledge_base(tmp_path):
     (tmp_path / "a.tsv").write_text("no fact here\n")
-    with pytest.raises(InputError, match=r"no fact to build .* 1 lines left out"):
+    with pytest.raises(InputError, match=r"no fact to build .* 1 line left out"):
         KnowledgeBase.build(tmp_path / "a.tsv", tmp_path / "k", tokenizer=TOKENIZER)
     with pytest.raises(InputError, match="none of them"):
         KnowledgeBase.build(5, tmp_path / "k", tokenizer=TOKENIZER)  # pyright: ignore[reportArgumentType]

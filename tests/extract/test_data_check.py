@@ -39,7 +39,7 @@ def test_good_data_have_no_problem_and_are_counted(tokenizer):
     assert report.ok
     assert not report.findings
     assert (report.texts, report.entities["god"], report.predicates["worshipped in"]) == (5, 5, 5)
-    assert str(report) == "5 texts, 10 entities of 2 kinds, 5 facts of 1 kinds\nNo problem was found."
+    assert str(report) == "5 texts, 10 entities of 2 kinds, 5 facts of 1 kind\nNo problem was found."
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_ambiguous_facts_are_told(tmp_path):
     path.write_text(json.dumps({"text": "a b a", "facts": [["a", "p", "b"]]}), encoding="utf-8")
     report = Report()
     found = check_data(list(read_annotations(path, report=report)), report=report)
-    assert "1 of 1 facts stand at several places" in found.table()
+    assert "1 of 1 fact stands at several places" in found.table()
     assert found.to_json()["ambiguous"] == 1
 
 

@@ -182,7 +182,7 @@ def test_evaluation(run, tmp_path):
 
 def test_from_text_to_knowledge_base(run, tmp_path):
     found = run("extract", "page.txt", "--json").stdout
-    assert "1 facts read" in run("build", "-", "--kb", "page.kb", stdin=found).stdout
+    assert "1 fact read" in run("build", "-", "--kb", "page.kb", stdin=found).stdout
     source = "page.txt:0-12: 昨天，战神从肯尼迪发射。"
     with KnowledgeBase.open(tmp_path / "page.kb") as kb:
         (fact,) = kb.snapshot().find(subject="战神")

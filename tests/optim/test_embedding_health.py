@@ -312,7 +312,7 @@ def test_tables_without_rows_are_left_out_or_refused():
 
 def test_counts_that_do_not_fit_are_refused(tmp_path):
     tensors = {"emb.weight": healthy(30, 16)}
-    assert "There are 29 counts, but emb.weight has 30 rows" in refused(tensors, counts=np.ones(29))
+    assert "The counts are 29, but emb.weight has 30 rows" in refused(tensors, counts=np.ones(29))
     assert "id 4 is nan" in refused(tensors, counts=[1.0] * 4 + [math.nan] * 26)
     assert "id 0 is -1" in refused(tensors, counts=[-1.0] * 30)
     for name, content in {

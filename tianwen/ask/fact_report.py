@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from tianwen.ask.facts import FIELDS, NAME_LIMIT, OBJECT_LIMIT, split_sense
+from tianwen.counting import count
 from tianwen.errors import InputError
 
 PROBLEMS_KEPT = 1_000
@@ -87,13 +88,13 @@ class Report:
 
     def summary(self) -> str:
         """One sentence for people: what was read and, most frequent reason first, what was left out."""
-        text = f"{self.rows:,} facts read"
+        text = f"{count(self.rows, 'fact')} read"
         if self.merged:
             text += f", {self.merged:,} of them exact duplicates"
         if not self.skipped:
             return text + "."
-        reasons = "; ".join(f"{count:,} x {reason}" for reason, count in self.reasons.most_common(5))
-        return f"{text}; {self.skipped:,} lines left out ({reasons})."
+        reasons = "; ".join(f"{times:,} x {reason}" for reason, times in self.reasons.most_common(5))
+        return f"{text}; {count(self.skipped, 'line')} left out ({reasons})."
 
 
 def _split_senses(raw: pl.DataFrame) -> pl.DataFrame:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tianwen.cli.commands import Json, Quiet, app, count, group, say
+from tianwen.cli.commands import Json, Quiet, app, group, say
+from tianwen.counting import count
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tianwen.cli.commands import KB, Json, Model, Quiet, app, count, open_kb, say, table
+from tianwen.cli.commands import KB, Json, Model, Quiet, app, open_kb, say, table
+from tianwen.counting import count
 
 if TYPE_CHECKING:
     from tianwen.ask.fact_report import Report
@@ -244,7 +245,7 @@ def name_skipped(report: Report, *, quiet: bool, most: int = 10) -> None:
     for problem in report.problems[:most]:
         print(f"tianwen: left out: {problem}", file=sys.stderr)
     if report.skipped > most:
-        print(f"tianwen: ... and {report.skipped - most:,} more lines", file=sys.stderr)
+        print(f"tianwen: ... and {count(report.skipped - most, 'more line')}", file=sys.stderr)
 
 
 def as_counts(report: Report) -> dict[str, Any]:

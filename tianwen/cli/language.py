@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from tianwen.cli.commands import Json, Quiet, app, say, table, train
+from tianwen.counting import count
 
 
 class Mixer(str, Enum):
@@ -90,7 +91,7 @@ def train_lm(
     )
     _, numbers = learning.train_lm(files, out, settings=how, quiet=quiet, checkpoint_every=200)
     if numbers["broken_bytes"] and not quiet:
-        print(f"tianwen: {numbers['broken_bytes']:,} bytes were no UTF-8; each was read as \ufffd.", file=sys.stderr)
+        print(f"tianwen: read as \ufffd: {count(numbers['broken_bytes'], 'byte')} that no UTF-8 has.", file=sys.stderr)
     say(f"{table(numbers)}\nLet it write: tianwen write {out} --prompt ...", numbers, as_json=as_json)
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tianwen.cli.commands import Json, Quiet, say, table, train
+from tianwen.counting import count
 
 
 class Optimiser(str, Enum):
@@ -141,7 +142,8 @@ def train_encoder(
     numbers = learning.train_encoder(made, out, settings=how, device=place, quiet=quiet)
     if numbers["broken_lines"] and not quiet and _speaks():
         print(
-            f"tianwen: {numbers['broken_lines']:,} lines left out: not UTF-8, or JSON without a text.", file=sys.stderr
+            f"tianwen: {count(numbers['broken_lines'], 'line')} left out: not UTF-8, or JSON without a text.",
+            file=sys.stderr,
         )
     _say_once(numbers, out, as_json=as_json)
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tianwen.counting import count
 from tianwen.errors import InputError
 
 SUFFIXES = frozenset(
@@ -55,9 +56,11 @@ class FolderReport:
 
     def sentences(self, *, most: int = 5) -> list[str]:
         """What a person should know, a line each; at most `most` unreadable files are named."""
-        told = [f"{_count(self.pictures, 'picture')}" + (f" with {len(self.labels)} labels" if self.labels else "")]
+        told = [
+            f"{count(self.pictures, 'picture')}" + (f" with {count(len(self.labels), 'label')}" if self.labels else "")
+        ]
         if self.unreadable:
-            told.append(f"{_count(len(self.unreadable), 'file')} could not be read and left out:")
+            told.append(f"{count(len(self.unreadable), 'file')} could not be read and left out:")
             # A name may hold line ends, or what a terminal takes for a command.
             told += [
                 f"  {name if name.isprintable() else ascii(name)}: {reason}" for name, reason in self.unreadable[:most]
@@ -65,9 +68,9 @@ class FolderReport:
             if len(self.unreadable) > most:
                 told.append(f"  ... and {len(self.unreadable) - most:,} more")
         if self.other:
-            told.append(f"{_count(self.other, 'other file')} passed over")
+            told.append(f"{count(self.other, 'other file')} passed over")
         if self.pictures < FEW:
-            told.append(f"With {_count(self.pictures, 'picture')} a model learns little more than to repeat them.")
+            told.append(f"With {count(self.pictures, 'picture')} a model learns little more than to repeat them.")
         return told
 
 
@@ -96,7 +99,7 @@ def find_pictures(folder: str | Path, *, but: str | Path | None = None) -> tuple
     if not found:
         raise InputError(
             f"No pictures in {str(folder)!r}"
-            + (f", only {_count(other, 'other file')}" if other else "; it is empty")
+            + (f", only {count(other, 'other file')}" if other else "; it is empty")
             + ". Pictures are found by their ending, such as .png, .jpg or .webp, also in subfolders."
         )
     return sorted(found, key=lambda file: file.name), other
@@ -132,7 +135,3 @@ def _refuse(error: OSError) -> None:
     raise InputError(
         f"The folder {error.filename!r} cannot be read: {error.strerror}. Allow reading it, or move it elsewhere."
     ) from error
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

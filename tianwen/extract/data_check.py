@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+from tianwen.counting import count
 from tianwen.extract.annotation import Annotation, Mention
 from tianwen.extract.mentions import inside_word
 from tianwen.extract.reading_report import Finding, Report, merged
@@ -66,12 +67,16 @@ class DataReport:
 
     def table(self) -> str:
         """Counts and problems for people, a few lines each."""
-        lines = [f"{self.texts:,} texts"]
-        for name, counts in (("entities", self.entities), ("facts", self.predicates), ("arguments", self.roles)):
+        lines = [count(self.texts, "text")]
+        nouns = ("entity", "entities"), ("fact", "facts"), ("argument", "arguments")
+        for noun, counts in zip(nouns, (self.entities, self.predicates, self.roles), strict=True):
             if counts:
-                lines[0] += f", {counts.total():,} {name} of {len(counts):,} kinds"
+                lines[0] += f", {count(counts.total(), *noun)} of {count(len(counts), 'kind')}"
         if self.ambiguous:
-            lines.append(f"{self.ambiguous:,} of {self.facts:,} facts stand at several places: a policy chose.")
+            stand = "stands" if self.ambiguous == 1 else "stand"
+            lines.append(
+                f"{self.ambiguous:,} of {count(self.facts, 'fact')} {stand} at several places: a policy chose."
+            )
         for finding in self.findings:
             lines.append(f"{finding.severity:7} {finding.count:>8,} x {finding.kind}: {finding.meaning}")
             lines.append(f"{'':18} first: {finding.where}{': ' if finding.example else ''}{finding.example}")
@@ -149,9 +154,9 @@ class _Check:
     def labels(self) -> None:
         """What shows at the end: labels with too few examples, labels that training lacks."""
         for counts in (self.found.entities, self.found.predicates, self.found.roles):
-            for label, count in counts.items():
-                if count < RARE and label and not self._training:
-                    self.own.add("rare", "the whole set", f"{label}: {count}")
+            for label, times in counts.items():
+                if times < RARE and label and not self._training:
+                    self.own.add("rare", "the whole set", f"{label}: {times}")
         for label, where in self._label_places.items():
             if self._training and label not in self._training_labels:
                 self.own.add("not-in-training", where, " ".join(label))
@@ -167,8 +172,8 @@ class _Check:
         else:
             self.own.add("contradiction", where, f"unlike {self._first[text][1]}: {annotation.text}")
         for group in _unscored(annotation):
-            for label, count in Counter(group).items():
-                if count > 1:
+            for label, times in Counter(group).items():
+                if times > 1:
                     self.own.add("twice", where, label)
 
     def _schema(self, annotation: Annotation, schema: Schema, where: str) -> None:

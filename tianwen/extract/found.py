@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tianwen.counting import count
 from tianwen.extract.annotation import TRIGGER, Annotation, Argument, Event, Mention, Relation
 from tianwen.extract.decode import Decoded
 from tianwen.extract.events import find_events
@@ -55,8 +56,9 @@ class CapReport:
     def summary(self) -> str:
         """One sentence on what was left out."""
         return (
-            f"Caps were reached: {self.mentions_left_out:,} mentions, {self.facts_left_out:,} facts and the events of "
-            f"{self.events_capped:,} types were left out. A trained model seldom comes near; raise the threshold."
+            f"Caps were reached, and left out were {count(self.mentions_left_out, 'mention')}, "
+            f"{count(self.facts_left_out, 'fact')} and the events of {count(self.events_capped, 'type')}. "
+            "A trained model seldom comes near; raise the threshold."
         )
 
 

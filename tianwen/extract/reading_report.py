@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tianwen.counting import count
 from tianwen.errors import InputError
 
 Severity = Literal["error", "warning"]
@@ -112,9 +113,9 @@ class Report:
 
     def summary(self) -> str:
         """One sentence for people: what was read and, most frequent first, what was wrong."""
-        text = f"{self.texts:,} texts read"
+        text = f"{count(self.texts, 'text')} read"
         if self.skipped or self.dropped:
-            text += f"; {self.skipped:,} texts and {self.dropped:,} labels left out"
+            text += f"; {count(self.skipped, 'text')} and {count(self.dropped, 'label')} left out"
         worst = sorted(self.findings.values(), key=lambda finding: -finding.count)[:5]
         reasons = "; ".join(f"{finding.count:,} x {finding.meaning}" for finding in worst)
         return f"{text} ({reasons})." if reasons else f"{text}."

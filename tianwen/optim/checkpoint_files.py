@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tianwen.counting import count
 from tianwen.errors import InputError, ModelError
 from tianwen.optim.stored_tensors import StoredTensor, read_safetensors
 
@@ -114,7 +115,9 @@ def _shards(table: Path) -> list[Path]:
     if not files or any(Path(name).name != name for name in names):
         raise ModelError(f"{table} names no files, or files of another folder: {names[:3]}. Copy the checkpoint again.")
     if missing := [file.name for file in files if not file.is_file()]:
-        raise ModelError(f"{table} names {len(missing)} files that are not there, first {missing[0]}. Copy them too.")
+        raise ModelError(
+            f"{table} names {count(len(missing), 'file')} not there, first {missing[0]}. Copy the rest too."
+        )
     return files
 
 

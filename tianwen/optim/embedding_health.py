@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from tianwen.counting import count
 from tianwen.errors import InputError, ModelError
 from tianwen.optim.checkpoint_files import Checkpoint, open_checkpoint
 from tianwen.optim.drift import Drift, find_drift, steps_until_half
@@ -261,8 +262,8 @@ def _counts(counts: Any, names: Mapping[int, str], tables: Sequence[StoredTensor
     known = read_counts(counts, names) if isinstance(counts, str | Path) else checked_counts(counts)
     padded = 1 + max(names) if names else 0
     if not any(_fitting(known, table.shape[0], padded) is not None for table in tables):
-        rows = ", ".join(f"{table.name} has {table.shape[0]:,} rows" for table in tables[:4])
-        raise InputError(f"There are {len(known):,} counts, but {rows}. Give one count for each token id.")
+        rows = ", ".join(f"{table.name} has {count(table.shape[0], 'row')}" for table in tables[:4])
+        raise InputError(f"The counts are {len(known):,}, but {rows}. Give one count for each token id.")
     fitting = next(t.shape[0] for t in tables if _fitting(known, t.shape[0], padded) is not None)
     return np.concatenate([known, np.zeros(fitting - len(known))])
 

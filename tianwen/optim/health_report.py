@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tianwen.counting import count
 from tianwen.optim.table_health import TableHealth, Wall
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def _measures(table: TableHealth) -> list[str]:
     lines = [f"max |w| {largest:.4g}{_of_wall(wall)}"]
     if wall.at is not None:
         at, half = int(statistics.at_wall.sum()), int(table.drift.by_wall.sum())
-        lines[0] += f"; beyond 0.9/wd {table.saturated_share:.3%} of components, {at:,} at it, {half:,} rows by half"
+        lines[0] += f"; beyond 0.9/wd {table.saturated_share:.3%} of components, {at:,} at it"
+        lines[0] += f", {count(half, 'row')} by half"
     good = statistics.rms[statistics.finite & (statistics.rms > 0)]
     if len(good):
         q10, median, q90, top = np.quantile(good, [0.1, 0.5, 0.9, 1])

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from tianwen.counting import count
 from tianwen.optim.drift import ERROR_RATIO, WARN_RATIO, Drift, Ordinary
 from tianwen.optim.row_statistics import NORMAL_FLATNESS, RowStatistics
 from tianwen.optim.stored_momentum import RowMomentum
@@ -215,7 +216,7 @@ def _ratio(deciles: Deciles, rows: int) -> list[Finding]:
 def _silent(momentum: RowMomentum, plain: bool) -> list[Finding]:
     found = []
     if momentum.broken:
-        text = f"the momentum of {momentum.broken:,} rows is NaN or infinite: they will never move again"
+        text = f"the momentum of {count(momentum.broken, 'row')} is NaN or infinite: they will never move again"
         found.append(Finding("error", "momentum not finite", text))
     silent = int(momentum.silent.sum())
     if silent:
@@ -232,7 +233,7 @@ def _saturated(statistics: RowStatistics, drift: Drift, wall: Wall) -> list[Find
     alone = int(statistics.saturated[~drift.rows].sum())
     if not alone:
         return []
-    text = f"{alone:,} components of rows that look well otherwise lie beyond 0.9/wd"
+    text = f"beyond 0.9/wd lie {count(alone, 'component')} of rows that look well otherwise"
     return [Finding("warning" if wall.source in ("given", "optimizer") else "note", "saturated components", text)]
 
 

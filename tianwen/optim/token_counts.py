@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from tianwen.counting import count
 from tianwen.errors import InputError
 from tianwen.optim.checkpoint_files import load_torch
 
@@ -83,7 +84,7 @@ def _by_key(pairs: Iterable[tuple[str, Any]], names: Mapping[int, str]) -> list[
             "Counts by token need the tokenizer beside the checkpoint (or --tokenizer FILE) to know the ids."
         )
     if by_name and (unknown := [key for key, _ in pairs if key not in ids]):
-        raise InputError(f"{len(unknown)} counted tokens are not in the tokenizer, first {unknown[0]!r}.")
+        raise InputError(f"Not in the tokenizer: {count(len(unknown), 'counted token')}, first {unknown[0]!r}.")
     found = {ids[key] if by_name else int(key): count for key, count in pairs}
     size = 1 + max([*found, *names], default=-1)
     if size > 100_000_000 or any(math.isnan(count) for count in found.values()):

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from tianwen.counting import count
 from tianwen.errors import InputError
 from tianwen.pretrain.corpus import (
     FORMAT,
@@ -123,8 +124,9 @@ def _write(
             sources.append(Source(name, first, passages, tokens - behind, counts.broken))
             before += Path(file).stat().st_size
     if not tokens:
+        broken = sum(source.broken for source in sources)
         raise InputError(
-            f"There is no text in {', '.join(map(str, files))}: {sum(s.broken for s in sources):,} lines are not UTF-8 "
+            f"There is no text in {', '.join(map(str, files))}: {count(broken, 'line is', 'lines are')} not UTF-8 "
             "(or not JSON with a text), the others empty. Write the files anew as UTF-8."
         )
     tokenizer.save(part / "tokenizer.json")
