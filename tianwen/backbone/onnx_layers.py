@@ -85,7 +85,7 @@ def token_vectors(graph: Graph, backbone: RoFormerV2 | Shell, ids: Value) -> Val
 
 
 def rms_norm(graph: Graph, x: Value, eps: float) -> Value:
-    """x / sqrt(mean x^2 + eps), in the shape of nodes that ONNX Runtime knows as one operator."""
+    """x / sqrt(mean x^2 + eps) over the last axis."""
     mean = graph.add("ReduceMean", graph.add("Pow", x, graph.scalar(2.0)), axes=[-1], keepdims=1)
     return graph.add("Div", x, graph.add("Sqrt", graph.add("Add", mean, graph.scalar(float(eps)))))
 
