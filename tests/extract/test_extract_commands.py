@@ -82,6 +82,18 @@ def test_lines_are_texts_of_their_own(run, tmp_path):
     ]
 
 
+def test_a_fact_across_lines_is_pointed_out_with_the_command_that_reads_line_by_line(run, tmp_path):
+    (tmp_path / "my list.txt").write_text("战神升空。\n它在肯尼迪。\n", encoding="utf-8")
+    said = run("extract", "my list.txt", "page.txt", "--json").stderr
+    assert said == (
+        "tianwen: my list.txt was read as one text, and 1 fact joins words of different lines. "
+        "If every line is a text of its own: tianwen extract 'my list.txt' --lines\n"
+    )
+    assert "extract - --lines" in run("extract", "-", stdin="肯尼迪\n战神").stderr  # the object may come first
+    for words in (["my list.txt", "-q"], ["my list.txt", "--lines"], ["page.txt"], ["战神\n在肯尼迪"]):
+        assert not run("extract", *words, "--json").stderr
+
+
 def test_entities_only_and_thresholds(run):
     (record,) = records(run("extract", LAUNCH, "--entities-only", "--json"))
     assert len(record["entities"]) == 2

@@ -5,7 +5,9 @@ Post: 8888
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import tee
 from pathlib import Path
@@ -15,6 +17,7 @@ import typer
 
 from tianwen.cli.commands import Json, Quiet, app, evaluate, say, table
 from tianwen.cli.extracting_texts import Document, documents, lines_of
+from tianwen.counting import count
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -47,7 +50,8 @@ def extract(
     threshold: Threshold = None,
     entities_only: Annotated[bool, typer.Option("--entities-only", help="Entities alone, no facts.")] = False,
     lines: Annotated[
-        bool, typer.Option("--lines", help="Every line is a text of its own; stdin is answered as it comes.")
+        bool,
+        typer.Option("--lines", help="Every line is a text of its own, not the file; stdin is answered as it comes."),
     ] = False,
     schema: SchemaFile = None,
     needs_trigger: NeedsTrigger = False,
@@ -59,6 +63,8 @@ def extract(
 ) -> None:
     """Find entities, facts and events in texts.
 
+    A file is one text, so a fact may join words of two of its lines; with --lines every line is a text of its own.
+
     At a terminal: the sentences with their entities marked, and the facts. With --json, or into a pipe: one line of
     JSON for each text, with places in characters of the text as given, ends exclusive. A knowledge base reads these
     lines: tianwen extract page.txt --json | tianwen build - --kb page.kb
@@ -69,16 +75,20 @@ def extract(
 
     options = _options(threshold, schema, needs_trigger=needs_trigger, no_verify=no_verify)
     options["entities_only"] = entities_only
-    extractor, report = Extractor.load(model), CapReport()
+    extractor, report, crossings = Extractor.load(model), CapReport(), Counter[str]()
     show = _printer(as_json=as_json, view=view)
     with progress("Reading windows", quiet=quiet) as bar:
         for batch in _batches(texts, by_lines=lines):
             for annotation in _extracted(extractor, batch, report=report, **options):
                 show(annotation)
+                if number := _across_lines(annotation):
+                    crossings[annotation.source] += number
                 if bar is not None:
                     bar(report.windows, None)
     if report.reached and not quiet:
         print(f"tianwen: {report.summary()}", file=sys.stderr)
+    if not quiet:
+        _hint_at_lines(crossings)
 
 
 @evaluate.command("extract")
@@ -171,6 +181,24 @@ def _batches(texts: list[str], *, by_lines: bool) -> Iterator[Iterable[Document]
 def _extracted(extractor: Extractor, batch: Iterable[Document], **options: Any) -> Iterator[Annotation]:
     own, names = tee(batch)
     return extractor.stream((text for text, _ in own), sources=(name for _, name in names), **options)
+
+
+def _across_lines(annotation: Annotation) -> int:
+    """How many facts join words of different lines of a file."""
+    pairs = [sorted([fact.subject, fact.object]) for fact in annotation.relations if annotation.source]
+    return sum("\n" in annotation.text[one.end : other.start] for one, other in pairs)
+
+
+def _hint_at_lines(crossings: Counter[str]) -> None:
+    """A list of sentences, read as one text, gives facts that none of them states."""
+    for source, number in list(crossings.items())[:1]:
+        file = "-" if source == "stdin" else shlex.quote(source)
+        joined = f"{count(number, 'fact joins', 'facts join')} words of different lines"
+        print(
+            f"tianwen: {source} was read as one text, and {joined}. "
+            f"If every line is a text of its own: tianwen extract {file} --lines",
+            file=sys.stderr,
+        )
 
 
 def _printer(*, as_json: bool, view: bool) -> Callable[[Annotation], None]:
