@@ -99,8 +99,8 @@ class Graph:
     def weight(self, name: str, content: Tensor | np.ndarray) -> Value:
         """A tensor of the model, as it is; float16 and bfloat16 become float32."""
         array = content.detach().cpu().float().numpy() if isinstance(content, Tensor) else content
-        if name in self._weights:
-            raise ValueError(f"The graph already has a weight {name!r}.")
+        if name in self._weights or name in self.inputs:
+            raise ValueError(f"The graph already has a tensor {name!r}.")
         self._weights[name] = self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
 

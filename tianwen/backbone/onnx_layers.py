@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from tianwen.backbone.attention_mixer import AttentionMixer
-from tianwen.backbone.mixers import Shell, ShellLayer
+from tianwen.backbone.mixers import Shell, ShellConfig, ShellLayer
 from tianwen.backbone.onnx_graph import Graph, Value
-from tianwen.backbone.roformer_v2 import Attention, Layer, RoFormerV2
+from tianwen.backbone.roformer_v2 import Attention, Layer, RoFormerV2, RoFormerV2Config
 from tianwen.errors import ModelError
 from tianwen.recurrent.bidirectional import Bidirectional
 from tianwen.recurrent.lru import LRU, wide
@@ -74,7 +74,7 @@ def hidden_states(graph: Graph, backbone: RoFormerV2 | Shell, rows: Rows, extra:
     mix = _mixers(graph, backbone, rows)
     layers: Any = backbone.layers
     for index, layer in enumerate(layers):
-        x = _layer(graph, layer, f"layers.{index}", x, mix)
+        x = after_layer(graph, layer, f"layers.{index}", x, mix)
     return x
 
 
@@ -107,13 +107,13 @@ def shifted(graph: Graph, x: Value, reach: int) -> list[Value]:
 
 
 def turns(graph: Graph, positions: Value, size: int, *, base: float = 10000.0) -> tuple[Value, Value]:
-    """cos and signed sin [T, s] of each position's angles, computed in double precision and rounded once."""
+    """cos and signed sin [.., s] of each position's angles, computed in double precision and rounded once."""
     kinds = graph.onnx.TensorProto
     speeds = float(base) ** -(np.arange(0, size, 2, dtype=np.float64) / size)
     name = f"rope_{size}"
     table = name if name in graph else graph.weight(name, speeds[None])  # [1, s/2]
-    column = graph.add("Unsqueeze", graph.add("Cast", positions, to=kinds.DOUBLE), graph.whole(1))
-    angle = graph.add("Mul", column, table)  # [T, s/2]
+    column = graph.add("Unsqueeze", graph.add("Cast", positions, to=kinds.DOUBLE), graph.whole(-1))
+    angle = graph.add("Mul", column, table)  # [.., s/2]
     cos, sin = (graph.add("Cast", graph.add(kind, angle), to=kinds.FLOAT) for kind in ("Cos", "Sin"))
     both = graph.add("Concat", cos, cos, axis=-1)
     return both, graph.add("Concat", graph.add("Neg", sin), sin, axis=-1)
@@ -136,17 +136,13 @@ Mix = Callable[[nn.Module, str, Value], Value]
 
 
 def _mixers(graph: Graph, backbone: RoFormerV2 | Shell, rows: Rows) -> Mix:
-    if isinstance(backbone, RoFormerV2):
-        turn = turns(graph, rows.positions, backbone.config.width // backbone.config.heads)
-        sees = _sees(graph, rows)
-        return lambda mixer, name, x: attention(graph, mixer, name, x, turn, sees)  # type: ignore[arg-type]
-    kind = backbone.config.mixer
+    shape = backbone.config
+    kind = "attention" if isinstance(shape, RoFormerV2Config) else shape.mixer
     if kind == "attention":
-        turn = turns(graph, rows.positions, backbone.config.width // backbone.config.heads)
         sees = _sees(graph, rows)
-        if not backbone.config.bidirectional:
-            sees = graph.add("Add", sees, _near_past(graph, rows.positions, backbone.config.window))
-        return lambda mixer, name, x: _attention_mixer(graph, mixer, name, x, turn, sees)  # type: ignore[arg-type]
+        if isinstance(shape, ShellConfig) and not shape.bidirectional:
+            sees = graph.add("Add", sees, _near_past(graph, rows.positions, shape.window))
+        return mixed_by_attention(graph, Look(turns(graph, rows.positions, shape.width // shape.heads), sees))
     if kind in ("lru", "slru"):
         return lambda mixer, name, x: _recurrent(graph, mixer, name, x, rows)
     raise ModelError(
@@ -171,14 +167,35 @@ def _near_past(graph: Graph, positions: Value, window: int) -> Value:
     return graph.add("Where", sees, graph.scalar(0.0), graph.scalar(HIDDEN))
 
 
-def _layer(graph: Graph, layer: Layer | ShellLayer, name: str, x: Value, mix: Mix) -> Value:
+def after_layer(graph: Graph, layer: Layer | ShellLayer, name: str, x: Value, mix: Mix) -> Value:
+    """Mixer and feed-forward, each followed by residual addition and normalisation."""
     mixer = layer.attention if isinstance(layer, Layer) else layer.mixer
     x = rms_norm(graph, graph.add("Add", x, mix(mixer, name, x)), layer.eps)
     inner = graph.add("Relu", product(graph, x, f"{name}.inner", layer.inner.weight))
     return rms_norm(graph, graph.add("Add", x, product(graph, inner, f"{name}.outer", layer.outer.weight)), layer.eps)
 
 
-def attention(graph: Graph, part: Attention, name: str, x: Value, turn: tuple[Value, Value], sees: Value) -> Value:
+class Look(NamedTuple):
+    """How tokens look at each other: the turns of their positions, the costs of looking, and what there was before."""
+
+    turn: tuple[Value, Value]
+    sees: Value
+    extend: Callable[[Value, Value], tuple[Value, Value]] | None = None
+    """Keys and values [B, h, T, s] of new tokens to those of all tokens so far."""
+
+
+def mixed_by_attention(graph: Graph, look: Look) -> Mix:
+    """Attention, of RoFormerV2 or of a shell, as what stands between the feed-forward layers."""
+
+    def mix(mixer: nn.Module, name: str, x: Value) -> Value:
+        part = mixer.attention if isinstance(mixer, AttentionMixer) else mixer
+        assert isinstance(part, Attention)
+        return attention(graph, part, name, x, look)
+
+    return mix
+
+
+def attention(graph: Graph, part: Attention, name: str, x: Value, look: Look) -> Value:
     """Multi-head attention with RoPE on queries and keys."""
     h, width = part.heads, part.qkv.in_features
     size = width // h
@@ -189,18 +206,14 @@ def attention(graph: Graph, part: Attention, name: str, x: Value, turn: tuple[Va
     split = graph.add("Reshape", qkv, graph.whole(0, 0, 3 * h, size))
     heads = graph.add("Transpose", split, perm=[0, 2, 1, 3])  # [B, 3 h, T, s]
     both, value = graph.several("Split", 2, heads, graph.whole(2 * h, h), axis=1)
-    query, key = graph.several("Split", 2, rotated(graph, both, turn), axis=1)  # [B, h, T, s]
+    query, key = graph.several("Split", 2, rotated(graph, both, look.turn), axis=1)  # [B, h, T, s]
+    if look.extend is not None:
+        key, value = look.extend(key, value)
     scores = graph.add("MatMul", query, graph.add("Transpose", key, perm=[0, 1, 3, 2]))
-    shares = graph.add("Softmax", graph.add("Add", scores, sees), axis=-1)
+    shares = graph.add("Softmax", graph.add("Add", scores, look.sees), axis=-1)
     mixed = graph.add("Transpose", graph.add("MatMul", shares, value), perm=[0, 2, 1, 3])  # [B, T, h, s]
     flat = graph.add("Reshape", mixed, graph.whole(0, 0, width))
     return product(graph, flat, f"{name}.output", part.output.weight)
-
-
-def _attention_mixer(
-    graph: Graph, part: AttentionMixer, name: str, x: Value, turn: tuple[Value, Value], sees: Value
-) -> Value:
-    return attention(graph, part.attention, name, x, turn, sees)
 
 
 def _recurrent(graph: Graph, mixer: nn.Module, name: str, x: Value, rows: Rows) -> Value:

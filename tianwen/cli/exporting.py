@@ -1,6 +1,6 @@
 """The commands that write a model for other runtimes: export onnx.
 
-Post: 8998, 8888
+Post: 8998, 8888, 8802
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def export_onnx(
     ],
     model: Annotated[
         Path | None,
-        typer.Option("--model", metavar="DIR", help="An encoder or an extractor; without it the bundled extractor."),
+        typer.Option("--model", metavar="DIR", help="Encoder, extractor or asker; without it the bundled extractor."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write an encoder or an extractor as ONNX, for ONNX Runtime and others; the extra 'export' is needed.
+    """Write an encoder, an extractor or an asker as ONNX, for ONNX Runtime; the extra 'export' is needed.
 
     Batch and length are free. What the texts are read by, tokenizer.json and schema.json, is written beside the file.
     The graph is run once beside torch, and the largest difference is told. What goes in and comes out, and how facts
@@ -51,6 +51,8 @@ def export_onnx(
 
 def _exported(model: Path | None, out: Path) -> Exported:
     """Export by what the folder holds. Raises ModelError where that is something else."""
+    from tianwen.ask import model_files as askers
+    from tianwen.ask.onnx_export import export_asker
     from tianwen.backbone import encoder_folder, onnx_export
     from tianwen.errors import ModelError
     from tianwen.extract import model_files
@@ -67,8 +69,10 @@ def _exported(model: Path | None, out: Path) -> Exported:
             return onnx_export.export_encoder(model, out)
         case model_files.ARCHITECTURE:
             return export_extractor(model, out)
+        case askers.ARCHITECTURE:
+            return export_asker(model, out)
         case other:
             raise ModelError(
                 f"{str(model)!r} holds {other or 'no model of Tianwen'!r}; exported to ONNX are encoders (tianwen "
-                "train encoder) and extractors (tianwen train extract)."
+                "train encoder), extractors (tianwen train extract) and askers (tianwen train ask)."
             )
