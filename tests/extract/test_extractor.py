@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -257,6 +258,22 @@ def test_real_events_have_arguments_of_their_type():
 def test_what_is_no_text_is_refused(bad):
     with pytest.raises(InputError, match="A text is a str"):
         tiny_extractor().extract(bad)
+
+
+@pytest.mark.parametrize("bad", [None, 3, b"abc", Path("a.txt")])
+def test_what_holds_no_texts_is_refused(bad):
+    with pytest.raises(InputError, match=rf"iterable of them, not {type(bad).__name__}; of a file: Path"):
+        tiny_extractor().extract(bad)
+    with pytest.raises(InputError, match="not str"):  # or it would be read character by character
+        tiny_extractor().stream(TEXT)
+
+
+def test_misuse_is_a_sentence():
+    for one in (None, "my-model"):
+        with pytest.raises(InputError, match=rf"Extractor\({one!r}\): .*Extractor.load\(path\)"):
+            Extractor(one)  # pyright: ignore
+    with pytest.raises(InputError, match=r"not str; of a file: Schema.load\(path\)"):
+        tiny_extractor().extract(TEXT, schema="schema.json")
 
 
 def test_a_model_that_gives_no_numbers_is_refused():

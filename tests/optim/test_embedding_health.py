@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import resource
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import nn
 from tests.optim.planted import healthy, plant, save_folder, write_tokenizer
 from tianwen.errors import InputError, ModelError, TianwenError
 from tianwen.optim.embedding_health import EmbeddingHealth
+from tianwen.optim.token_counts import read_counts
 
 ROWS = torch.tensor([7, 100, 1234, 2999])
 DEGREES = torch.tensor([0.2, 2.0, 40.0, 100.0])
@@ -272,6 +275,34 @@ def test_files_cut_short_are_refused(keep, tmp_path):
         assert "Copy it again" in refused(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a.tsv", "a.png", "a.xlsx", "a"])
+def test_what_is_no_checkpoint_is_told_so(name, tmp_path):
+    file = tmp_path / name
+    if name == "a.xlsx":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("xl/workbook.xml", "<x/>")
+    else:
+        file.write_bytes(b"\x89PNG\r\n\x1a\n\0\0" if name == "a.png" else b"Mars\tmoons\tPhobos\n")
+    assert f"{name} is no checkpoint: it begins neither" in refused(file)
+
+
+def test_weights_are_known_by_what_they_hold_not_by_their_name(tmp_path):
+    table = {"emb.weight": healthy(300, 16)}
+    save_folder(tmp_path, table)
+    torch.save(table, tmp_path / "w.pt")
+    for file in ("model.safetensors", "w.pt"):
+        assert EmbeddingHealth.of((tmp_path / file).rename(tmp_path / f"{file}.backup")).verdict == "healthy"
+
+
+def test_misuse_from_python_is_a_sentence():
+    with pytest.raises(InputError, match=r"EmbeddingHealth\('w.pt'\): .* by EmbeddingHealth.of\('w.pt'\)"):
+        EmbeddingHealth("w.pt")  # pyright: ignore
+    for source in (None, 3, [1]):
+        assert f"not {type(source).__name__}" in refused(source)
+    health = EmbeddingHealth.of({"emb.weight": healthy(30, 16)})
+    assert copy.copy(health).source == health.source  # a copy is made without fields given
+
+
 def test_a_pickle_is_never_executed(tmp_path):
     class Trap:
         def __reduce__(self):
@@ -364,3 +395,13 @@ def test_errors_of_the_tree_only(tmp_path):
                 EmbeddingHealth.of(tmp_path / name).text()
             except (InputError, ModelError):
                 continue
+
+
+def test_counts_by_id_need_no_tokenizer_and_counts_by_token_do(tmp_path):
+    (tmp_path / "ids.tsv").write_text("2\t5\n0\t3\n")
+    assert read_counts(tmp_path / "ids.tsv").tolist() == [3, 0, 5]
+    (tmp_path / "tokens.tsv").write_text("moon\t5\nMars\t3\n")
+    with pytest.raises(InputError, match="need the tokenizer"):
+        read_counts(tmp_path / "tokens.tsv")
+    assert read_counts(tmp_path / "tokens.tsv", {0: "Mars", 1: "moon"}).tolist() == [3, 5]
+    assert read_counts(tmp_path / "ids.tsv", {0: "2", 1: "0", 2: "Mars"}).tolist() == [3, 0, 5]  # all numbers: ids

@@ -130,6 +130,34 @@ def test_momentum_is_matched_by_name_where_shapes_are_equal():
     assert rows == {"a.weight": [3], "b.weight": [5]}
 
 
+def _unnamed(*momenta: torch.Tensor) -> dict:
+    """A state as torch saves it without names: parameters by number, in the order of the model."""
+    state = {number: {"exp_avg": m} for number, m in enumerate(momenta)}
+    return {"state": state, "param_groups": [{"params": list(state), "lr": 1e-3, "betas": (0.9, 0.99)}]}
+
+
+def _largest(health: EmbeddingHealth) -> dict[str, float]:
+    return {t.name: float(t.momentum.largest.max()) for t in health.tables if t.momentum is not None}
+
+
+def test_without_names_a_tied_head_shares_the_one_momentum_of_its_shape():
+    tables = {"wte.weight": healthy(30, 4), "lm_head.weight": healthy(30, 4)}
+    health = EmbeddingHealth.of(tables, optimizer=_unnamed(torch.full((30, 4), 0.5), torch.ones(4, 4)))
+    assert _largest(health) == {"wte.weight": 0.5, "lm_head.weight": 0.5}
+
+
+def test_without_names_the_first_momentum_is_the_tables_and_the_second_the_heads():
+    tables = {"lm_head.weight": healthy(30, 4), "wte.weight": healthy(30, 4)}  # safetensors sorts by name
+    health = EmbeddingHealth.of(tables, optimizer=_unnamed(torch.full((30, 4), 0.5), torch.full((30, 4), 0.25)))
+    assert _largest(health) == {"wte.weight": 0.5, "lm_head.weight": 0.25}
+
+
+def test_without_names_momenta_that_could_be_anybodys_are_nobodys():
+    three = [torch.full((30, 4), size) for size in (0.5, 0.25, 0.125)]
+    tables = {"wte.weight": healthy(30, 4), "lm_head.weight": healthy(30, 4)}
+    assert not _largest(EmbeddingHealth.of(tables, optimizer=_unnamed(*three)))
+
+
 @pytest.mark.parametrize("state", [{}, {"state": {}}, [1], {"optimizer": 3}])
 def test_what_is_no_state_is_refused(state, tmp_path):
     torch.save(state, tmp_path / "o.pt")

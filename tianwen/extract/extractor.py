@@ -26,6 +26,7 @@ from tianwen.extract.encoding import decode_windows
 from tianwen.extract.found import CapReport, Labels, annotation_of
 from tianwen.extract.gplinker import GPLinker
 from tianwen.extract.model_files import ExtractorSettings, load_extractor, save_extractor
+from tianwen.extract.reading_report import shortened
 from tianwen.extract.rules import Rules
 from tianwen.extract.schema import Schema
 from tianwen.extract.verifier import without_crossings
@@ -60,6 +61,8 @@ class ExtractOptions:
     def __post_init__(self) -> None:
         if self.length is not None and self.length < 1:
             raise InputError(f"A window has at least 1 token, not {self.length}.")
+        if not isinstance(self.schema, Schema | None):
+            raise InputError(f"schema is a Schema, not {type(self.schema).__name__}; of a file: Schema.load(path).")
 
 
 @dataclass
@@ -75,6 +78,14 @@ class _Pending:
 
 class Extractor:
     """A model and its tokenizer, ready to extract from any text."""
+
+    def __new__(cls, *given: Any, **named: Any) -> Extractor:
+        if len(given) == 1 and not named:
+            raise InputError(
+                f"Extractor({shortened(repr(given[0]))}): it is made of a model and a tokenizer. "
+                "Extractor.load() gives the bundled one, Extractor.load(path) one of your own."
+            )
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -136,6 +147,11 @@ class Extractor:
 
         `sources` name where each text comes from. A text of any length is read in windows.
         """
+        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+            raise InputError(
+                f"Texts are a list of str or another iterable of them, not {type(texts).__name__}; "
+                "of a file: Path(file).read_text(encoding='utf-8')."
+            )
         how = ExtractOptions(**options)
         rules = self.rules(how)
         own = CapReport() if report is None else report

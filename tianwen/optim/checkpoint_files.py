@@ -26,6 +26,7 @@ from tianwen.counting import count
 from tianwen.errors import InputError, ModelError
 from tianwen.optim.stored_tensors import StoredTensor, read_safetensors
 
+_ZIP = b"PK\x03\x04"
 PICKLED = {".bin", ".pt", ".pth", ".ckpt"}
 _NAMES = ("model.safetensors", "pytorch_model.bin", "model.pt", "model.pth", "best.safetensors")
 _NOT_WEIGHTS = re.compile(r"optim|scheduler|scaler|rng_state|training_args|^ema\.", re.I)
@@ -58,6 +59,10 @@ def open_checkpoint(source: str | Path | nn.Module | Mapping[str, Tensor]) -> Ch
     if isinstance(source, Mapping):
         tensors = {name: StoredTensor.in_memory(name, t) for name, t in flat_tensors(source).items()}
         return Checkpoint(tensors, certain=frozenset(certain))
+    if not isinstance(source, str | Path):
+        raise InputError(
+            f"A checkpoint is a file, a folder, a model or a dict of tensors, not {type(source).__name__}."
+        )
     path = Path(source)
     if not path.exists():
         raise InputError(f"There is no checkpoint at {path}. Give a weights file or the folder that holds one.")
@@ -67,6 +72,7 @@ def open_checkpoint(source: str | Path | nn.Module | Mapping[str, Tensor]) -> Ch
     tensors = {}
     content: dict[Path, Any] = {}
     for file in files:
+        _refuse_what_is_no_checkpoint(file)
         if _is_torch(file):
             content[file] = load_torch(file)
             found = {name: StoredTensor.in_memory(name, t) for name, t in flat_tensors(content[file]).items()}
@@ -121,11 +127,35 @@ def _shards(table: Path) -> list[Path]:
     return files
 
 
+def _refuse_what_is_no_checkpoint(file: Path) -> None:
+    """A text, a picture or a workbook is told so; what may be a damaged checkpoint is left to its reader."""
+    with file.open("rb") as stream:
+        start = stream.read(9)
+    if start.startswith(_ZIP):
+        foreign = zipfile.is_zipfile(file) and "data.pkl" not in _names_in(file)
+    else:
+        foreign = file.suffix not in {".safetensors", *PICKLED} and start[8:] != b"{"
+    if foreign:
+        raise InputError(
+            f"{file} is no checkpoint: it begins neither as safetensors nor as what torch.save writes. Give a weights "
+            f"file ({', '.join(['.safetensors', *sorted(PICKLED)])}) or the folder that holds one."
+        )
+
+
+def _names_in(archive: Path) -> set[str]:
+    """What the files in it are called, without their folders; nothing where it is damaged."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            return {name.rpartition("/")[2] for name in file.namelist()}
+    except (zipfile.BadZipFile, OSError):
+        return {"data.pkl"}
+
+
 def _is_torch(file: Path) -> bool:
     """By content first: a zip archive is torch's, whatever its name."""
     with file.open("rb") as stream:
         start = stream.read(4)
-    if start == b"PK\x03\x04":
+    if start == _ZIP:
         return True
     return file.suffix in PICKLED and file.suffix != ".safetensors"
 

@@ -65,6 +65,12 @@ class EmbeddingHealth:
     remarks: list[str]
     """What could not be looked at, and why."""
 
+    def __new__(cls, *given: Any, **named: Any) -> EmbeddingHealth:
+        if len(given) == 1:
+            shown = repr(given[0]) if isinstance(given[0], str | Path) else type(given[0]).__name__
+            raise InputError(f"EmbeddingHealth({shown}): a checkpoint is examined by EmbeddingHealth.of({shown}).")
+        return super().__new__(cls)
+
     @classmethod
     def of(
         cls,
