@@ -114,7 +114,10 @@ def turns(graph: Graph, positions: Value, size: int, *, base: float = 10000.0) -
     table = name if name in graph else graph.weight(name, speeds[None])  # [1, s/2]
     column = graph.add("Unsqueeze", graph.add("Cast", positions, to=kinds.DOUBLE), graph.whole(-1))
     angle = graph.add("Mul", column, table)  # [.., s/2]
-    cos, sin = (graph.add("Cast", graph.add(kind, angle), to=kinds.FLOAT) for kind in ("Cos", "Sin"))
+    quarter = graph.weight("quarter", np.array(np.pi / 2)) if "quarter" not in graph else "quarter"
+    # Older versions of ONNX Runtime have the sine of doubles, not the cosine.
+    exact = (graph.add("Sin", one) for one in (graph.add("Add", angle, quarter), angle))
+    cos, sin = (graph.add("Cast", one, to=kinds.FLOAT) for one in exact)
     both = graph.add("Concat", cos, cos, axis=-1)
     return both, graph.add("Concat", graph.add("Neg", sin), sin, axis=-1)
 
