@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from tianwen.ask.asker import Answer, Asker
 from tianwen.ask.knowledge_base import KnowledgeBase
 from tianwen.errors import InputError
 from tianwen.text import Tokenizer
+from tianwen.training.weights import load_weights
 
 FACTS = """天问一号	发射时间	2020年7月23日	国家航天局
 白蛇（电影）	导演	黄家康	
@@ -107,7 +109,9 @@ def test_strict_refuses_a_table_with_a_bad_line(run, tmp_path):
 
 
 def test_build_does_not_overwrite_unless_forced(run, kb):
-    run("build", "facts.tsv", "--kb", kb, exit_code=1)
+    said = run("build", "facts.tsv", "--kb", kb, exit_code=1).stderr
+    assert "tianwen add --kb my.kb --facts FILE" in said
+    assert "tianwen build FACTS --kb my.kb --force" in said
     run("build", "facts.tsv", "--kb", kb, "--force")
 
 
@@ -366,7 +370,7 @@ def test_train_passes_its_options_on(run, kb, monkeypatch):
     files, how = ("--questions", "a", "--questions", "b"), ("--steps", "7", "--scratch", "--mixer", "lru", "-q")
     result = run("train", "ask", *files, "--kb", kb, "--out", "m", *how)
     assert calls == [(["a", "b"], "m", 4, 7, "lru", True)]
-    assert "tianwen ask --model m" in result.stdout
+    assert "Ask with it: tianwen ask --kb my.kb --model m QUESTION" in result.stdout
 
 
 def test_eval_prints_numbers_for_people_and_programs(run, kb, monkeypatch, tmp_path):
@@ -377,13 +381,44 @@ def test_eval_prints_numbers_for_people_and_programs(run, kb, monkeypatch, tmp_p
 
     def evaluate_ask(asker, base, questions, *, options, progress):
         seen.append((questions[0].subject, options.beams))
-        return {"em": 200 / 3, "in_knowledge_base": 1.0}
+        return evaluation._numbers([], []) | {
+            "em": 200 / 3,
+            "calibration_error": 1 / 22,
+            "thresholds": [{"threshold": 0.5, "answered": 100.0, "em": 200 / 3}, _at_least(0.95)],
+            "in_knowledge_base": 1.0,
+            "questions_per_second": 128.04,
+            "model_calls_per_question": 4.25,
+        }
 
     monkeypatch.setattr(evaluation, "evaluate_ask", evaluate_ask)
-    assert "em                 66.67\n" in run("eval", "ask", "--kb", kb, "--questions", "q.tsv").stdout
+    rows = dict(
+        line.split("  ", 1) for line in run("eval", "ask", "--kb", kb, "--questions", "q.tsv").stdout.splitlines()
+    )
+    told = {name: text.strip() for name, text in rows.items()}
+    assert (told["em"], told["f1"], told["in_knowledge_base"]) == ("66.7%", "0.0%", "100.0%")
+    assert (told["calibration_error"], told["questions_per_second"]) == ("0.045", "128.0")
+    assert told["thresholds"] == "0.50: 100.0% answered,  66.7% of them right"
+    assert told[""] == "0.95:   5.0% answered, 100.0% of them right"  # below the other, digit below digit
     numbers = json.loads(run("eval", "ask", "--kb", kb, "--questions", "q.tsv", "--beams", "8", "--json").stdout)
     assert numbers["in_knowledge_base"] == 1.0
     assert seen == [("Mars", 4), ("Mars", 8)]
+
+
+def _at_least(threshold):
+    return {"threshold": threshold, "answered": 5.0, "em": 100.0}
+
+
+def test_the_threshold_that_help_and_quickstart_tell_is_that_of_the_bundled_model():
+    bundled = load_weights(Path(tianwen.__file__).parent / "models" / "asker" / "model.safetensors")
+    threshold = bundled.metadata["settings"]["threshold"]
+    help = " ".join(CliRunner().invoke(cli.app, ["ask", "--help"]).stdout.split())
+    assert f"the model's own, {threshold} of the bundled one" in help
+    docs = Path(__file__).parents[1] / "docs"
+    for page in ("quickstart.md", "quickstart.zh.md"):
+        (line,) = [
+            line for line in (docs / page).read_text(encoding="utf-8").splitlines() if "`--threshold 0.5`" in line
+        ]
+        assert re.search(rf"\b{threshold}\b", line), page
 
 
 def test_the_version():

@@ -29,7 +29,7 @@ def asker_from_encoder(folder: str | Path, *, copying: bool = True, seed: int = 
     if shape.segments < SEGMENTS:
         raise ModelError(
             f"The encoder in {folder} has {shape.segments} segment, an asker needs {SEGMENTS}: question and path. "
-            "Pretrain one with: tianwen train encoder"
+            "Pretrain one with: tianwen train encoder TEXT.txt --out ENCODER --minutes 60"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

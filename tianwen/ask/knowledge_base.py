@@ -318,8 +318,9 @@ def _require_place(folder: Path, overwrite: bool) -> None:
         raise InputError(f"{folder} is a folder with other things in it; it is left alone. Choose another name.")
     if is_base and not overwrite:
         raise InputError(
-            f"{folder} is a knowledge base already. Add to it, choose another name, or build with overwrite "
-            "(--force) to replace its facts."
+            f"{folder} is a knowledge base already. Add to it: tianwen add --kb {folder} --facts FILE; or build "
+            f"another in its place, without the facts it has: tianwen build FACTS --kb {folder} --force "
+            "(in Python: overwrite=True)."
         )
 
 

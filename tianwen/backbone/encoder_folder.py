@@ -19,7 +19,7 @@ from tianwen.training import model_folder
 from tianwen.training.weights import save_weights
 
 ARCHITECTURE = "tianwen encoder 1"
-TRAIN = "tianwen train encoder"
+TRAIN = "tianwen train encoder TEXT.txt --out ENCODER --minutes 60"
 
 
 class Encoder(NamedTuple):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from tianwen.cli.asking_numbers import numbers_for_people
 from tianwen.cli.commands import KB, Json, Model, Quiet, app, evaluate, open_kb, say, table, train
 
 if TYPE_CHECKING:
@@ -43,7 +44,13 @@ How = Annotated[
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option("--threshold", metavar="P", min=0.0, max=1.0, help="Below this probability say: I don't know."),
+    typer.Option(
+        "--threshold",
+        metavar="P",
+        min=0.0,
+        max=1.0,
+        help="Below this probability say: I don't know. Without it the model's own, 0.2 of the bundled one.",
+    ),
 ]
 
 
@@ -160,7 +167,8 @@ def train_ask(
     with nullcontext() if kb is None else open_kb(kb) as base:
         begin: dict[str, Any] = {"start": model, "scratch": scratch, "encoder": encoder}
         learning.train_ask(questions or [], out, kb=base, settings=how, quiet=quiet, **begin)
-    say(f"The model is in {out}. Ask with it: tianwen ask --model {out} ...", {"model": str(out)}, as_json=as_json)
+    use = f"tianwen ask --kb {kb or 'DIR'} --model {out} QUESTION"
+    say(f"The model is in {out}. Ask with it: {use}", {"model": str(out)}, as_json=as_json)
 
 
 @train.command("matcher")
@@ -194,16 +202,17 @@ def train_matcher(
     """Teach an asker by word vectors which words ask for which predicate.
 
     Word vectors hold the meaning of words that are in no question file: "taste" asks for "flavour". Afterwards fit the
-    probabilities again: tianwen eval ask --calibrate.
+    probabilities again: tianwen eval ask --kb DIR --questions FILE --model DIR --calibrate
     """
     if not (model / "model.safetensors").exists():
-        raise typer.BadParameter(f"There is no asker in {str(model)!r}. Train one first: tianwen train ask")
+        train_it = f"tianwen train ask --questions FILE --out {model}"
+        raise typer.BadParameter(f"There is no asker in {str(model)!r}. Train one first: {train_it}")
     from tianwen.ask import matcher, matcher_learning
 
     if (model / matcher.FILE).exists() and not again:
         raise typer.BadParameter(
             f"The asker in {str(model)!r} has a matcher already, as the bundled one and what is trained from it have. "
-            "To train another in its place: --replace"
+            "To train another in its place, give the same command with --replace."
         )
     how = matcher_learning.MatcherSettings(steps=steps, most=most, width=width, seed=seed)
     matcher_learning.train_matcher(questions, words, model, settings=how, quiet=quiet)
@@ -252,7 +261,7 @@ def evaluate_ask(
         if calibrate and model is not None:
             asker = calibration.calibrated_in_place(asker, model, base, known, options=options, progress=bar)
         numbers = evaluation.evaluate_ask(asker, base, known, options=options, progress=bar)
-    say(table(numbers), numbers, as_json=as_json)
+    say(table(numbers_for_people(numbers)), numbers, as_json=as_json)
 
 
 @app.command()

@@ -119,8 +119,14 @@ def table(values: dict[str, Any]) -> str:
     rows = []
     for name, value in values.items():
         for item in value if isinstance(value, list) else [value]:
-            text = ", ".join(f"{key} {part}" for key, part in item.items()) if isinstance(item, dict) else item
-            rows.append((name, f"{text:.4g}" if isinstance(text, float) else f"{text}"))
+            parts = (
+                [f"{key} {_shown(part)}" for key, part in item.items()] if isinstance(item, dict) else [_shown(item)]
+            )
+            rows.append((name, ", ".join(parts)))
             name = ""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}"

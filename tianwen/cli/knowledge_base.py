@@ -37,7 +37,9 @@ def build(
     kb: KB,
     format: Format = None,
     strict: Strict = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a knowledge base that is already there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Where DIR is a knowledge base already: replace it, with all its facts.")
+    ] = False,
     memory: Annotated[
         str | None,
         typer.Option(

@@ -92,7 +92,7 @@ def train_lm(
     _, numbers = learning.train_lm(files, out, settings=how, quiet=quiet, checkpoint_every=200)
     if numbers["broken_bytes"] and not quiet:
         print(f"tianwen: read as \ufffd: {count(numbers['broken_bytes'], 'byte')} that no UTF-8 has.", file=sys.stderr)
-    say(f"{table(numbers)}\nLet it write: tianwen write {out} --prompt ...", numbers, as_json=as_json)
+    say(f"{table(numbers)}\nLet it write: tianwen write {out} --prompt TEXT", numbers, as_json=as_json)
 
 
 @app.command()

@@ -227,7 +227,11 @@ def train_multitask(
 def _say_once(numbers: dict[str, Any], out: Path, *, as_json: bool) -> None:
     """Tell the numbers; under torchrun only one process does."""
     if _speaks():
-        say(f"{table(numbers)}\nGo on: tianwen train ask --encoder {out} ...", numbers, as_json=as_json)
+        say(
+            f"{table(numbers)}\nGo on: tianwen train ask --encoder {out} --questions FILE --out MODEL",
+            numbers,
+            as_json=as_json,
+        )
 
 
 def _speaks() -> bool:

@@ -139,7 +139,9 @@ class Drawer:
         file = place / FILE if place.is_dir() or not place.exists() else place
         if not file.is_file():
             hint = "Its training may not have come to its first evaluation. " if (place / "run").is_dir() else ""
-            raise ModelError(f"There is no drawer in {str(place)!r}. {hint}Train one: tianwen draw train")
+            raise ModelError(
+                f"There is no drawer in {str(place)!r}. {hint}Train one: tianwen draw train PICTURES --out DIR"
+            )
         weights = load_weights(file)
         kind = weights.metadata.get("architecture")
         if kind != ARCHITECTURE:
