@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from tianwen import __version__
-from tianwen.backbone import onnx_graph
+from tianwen import __version__, cli
+from tianwen.backbone import onnx_file, onnx_graph
 from tianwen.backbone.encoder_folder import save_encoder
 from tianwen.backbone.masks import encoder_mask, valid_tokens
 from tianwen.backbone.mixers import Shell, ShellConfig
@@ -198,3 +199,18 @@ def test_turns_are_computed_in_double_precision():
     angles = next(entry for entry in model.graph.initializer if entry.name == f"rope_{SHAPE.width // SHAPE.heads}")
     assert onnx.numpy_helper.to_array(angles).dtype == np.float64
     assert "Cos" not in {node.op_type for node in model.graph.node}  # ONNX Runtime 1.20 has none of doubles
+
+
+def test_without_onnxruntime_nothing_is_compared(tmp_path, monkeypatch):
+    def missing(name="onnx"):
+        if name == "onnxruntime":
+            raise MissingExtra("onnxruntime", "export")
+        return onnx_graph.import_module(name)
+
+    monkeypatch.setattr(onnx_file, "onnx_package", missing)
+    save_encoder(tmp_path / "encoder", SMALL, TOKENIZER)
+    done = export_encoder(tmp_path / "encoder", tmp_path / "out" / "encoder.onnx")
+    assert done.difference is None
+    assert done.file.exists()
+    words = ["export", "onnx", "--model", str(tmp_path / "encoder"), "--out", str(tmp_path / "again" / "encoder.onnx")]
+    assert "not measured: onnxruntime is not installed" in CliRunner().invoke(cli.app, words).stdout
