@@ -64,7 +64,7 @@ def test_savings_change_nothing_but_the_calls(asker, kb):
 
 def test_evidence_does_not_depend_on_how_tokens_were_fed(kb):
     """Forced chains and speculation skip calls; the probability that there is an answer must not notice."""
-    doubting = tiny_asker(evidence=(3.0, 0.4, 0.1))
+    doubting = tiny_asker(evidence=(3.0, 0.4, 0.1, 0.0))
     plain = doubting.ask(QUESTIONS, kb, top=3, forced_chains=False, speculate=False)
     same_answers(doubting.ask(QUESTIONS, kb, top=3), plain)
 
@@ -120,7 +120,7 @@ def test_one_fact_is_the_answer_to_everything(asker, tmp_path, options):
 
 def test_one_fact_is_doubted_where_the_question_does_not_speak_of_it(tmp_path):
     """A tree of one entry forces everything; the evidence must come from what the model itself would have said."""
-    doubting = tiny_asker(evidence=(2.0, 0.5, 0.0))
+    doubting = tiny_asker(evidence=(2.0, 0.5, 0.0, 0.0))
     with built([Fact("天问一号", "发射时间", "2020年")], tmp_path / "kb") as one:
         (named,), (other,) = doubting.ask(["天问一号什么时候发射？", "How many moons has Mars?"], one)
         assert other.probability < named.probability < 1
@@ -200,9 +200,11 @@ def test_calibrated_probabilities():
     assert plain == pytest.approx([1 / (1 + np.exp(-2)), 1 / (1 + np.exp(2)), 0.0])
     softer = AskerSettings(temperature=2.0).calibrated(score, zeros, zeros)
     assert softer[:2] == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))])
-    doubting = AskerSettings(evidence=(1.0, 0.5, 0.25))
+    doubting = AskerSettings(evidence=(1.0, 0.5, 0.25, 0.0))
     evidence = np.array([-4.0, 9.0, 9.0]), np.array([-8.0, 9.0, 9.0])  # only the best candidate's counts
     assert doubting.calibrated(score, *evidence) == pytest.approx(plain / (1 + np.exp(3.0)))
+    unfit = AskerSettings(evidence=(1.0, 0.5, 0.25, 2.0)).calibrated(score, *evidence, -3.0)
+    assert unfit == pytest.approx(plain / (1 + np.exp(9.0)))
     assert AskerSettings().calibrated(score - 1e9, zeros, zeros) == pytest.approx(plain)
     nowhere = doubting.calibrated(score, zeros - 1e9, zeros)
     assert nowhere == pytest.approx(doubting.calibrated(score, zeros - 1e3, zeros)), "not there is not there"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from tests.ask.small import FACTS, QUESTIONS, built, tiny_asker
 from tianwen.ask.asker import Asker
 from tianwen.ask.calibration import calibrate, calibrated_in_place
+from tianwen.ask.metrics import normalised
 from tianwen.ask.questions import Question
 from tianwen.errors import InputError
 
@@ -36,6 +38,28 @@ def test_a_boastful_asker_is_taught_modesty(kb):
     modest = Asker(asker.model, asker.tokenizer, settings)
     for before, after in zip(asker.ask(QUESTIONS, kb), modest.ask(QUESTIONS, kb), strict=True):
         assert after[0].objects == before[0].objects, "the answers are the same"
+
+
+class Knowing:
+    """A matcher that has no opinion, and knows which predicate was asked for."""
+
+    def scores(self, question, subject, predicates):
+        return np.zeros(len(predicates), np.float32)
+
+    def fit(self, question, subject, predicate):
+        asked = next(one for one in ASKED if normalised(one.text) == normalised(question))
+        return 0.0 if normalised(predicate) == normalised(asked.predicate) else -6.0
+
+
+def test_what_the_matcher_knows_becomes_evidence(kb):
+    plain = tiny_asker()
+    told = Asker(plain.model, plain.tokenizer, plain.settings, matcher=Knowing())  # type: ignore[arg-type]
+    settings, _ = calibrate(told, kb, ASKED)
+    without, _ = calibrate(plain, kb, ASKED)
+    assert settings.evidence is not None
+    assert without.evidence is not None
+    assert settings.evidence[3] > 0.1
+    assert without.evidence[3] == 0
 
 
 def test_in_place_changes_the_settings_alone(kb, tmp_path):

@@ -11,33 +11,46 @@ from typer.testing import CliRunner
 
 from tests.ask.small import FACTS, TOKENIZER, built, shown, tiny_asker
 from tianwen.ask.asker import Asker
-from tianwen.ask.matcher import FILE, GAP, Matcher, WordMatcher, padded, predicate_words, without_subject
-from tianwen.ask.matcher_learning import Comparisons, MatcherSettings, principal_components, train_matcher
+from tianwen.ask.matcher import (
+    FILE,
+    GAP,
+    Matcher,
+    WordMatcher,
+    known_predicates,
+    padded,
+    predicate_words,
+    with_asked,
+    without_subject,
+)
+from tianwen.ask.matcher_learning import Comparisons, MatcherSettings, _asked, train_matcher
 from tianwen.ask.questions import Question
-from tianwen.ask.words import Words, units_of
 from tianwen.cli import app
 from tianwen.errors import InputError, ModelError
+from tianwen.words.lists import Words, units_of
+from tianwen.words.table import WordTable
 
 COMMON = ["味道", "口感", "谁", "导演", "写", "作者", "小说", "时间", "发射", "日期", "when", "operator", "runs"]
 ASKED = ["怎么样"]
 
 
 def vectors(seed=0):
-    table = np.random.default_rng(seed).normal(size=(len(COMMON) + len(ASKED), 8)).astype(np.float32)
+    table = np.random.default_rng(seed).normal(size=(len(COMMON), 8)).astype(np.float32)
     table[1] = table[0] + 0.1 * table[1]  # 口感 is nearly 味道
     table[5] = table[4] + 0.1 * table[5]  # 作者 nearly 写
-    table[-1] = 0
-    return table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-9)
+    return table / np.linalg.norm(table, axis=1, keepdims=True)
+
+
+TABLE = WordTable.of(COMMON, vectors())
 
 
 def matcher(seed=0):
     torch.manual_seed(seed)
-    model = WordMatcher(vectors(), [len(COMMON), 2])  # in any order
+    model = WordMatcher(with_asked(TABLE, ASKED), [len(COMMON), 2])  # in any order
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.2 * torch.randn_like(weight)
         model.own.weight[0] = model.own_weight.weight[0] = 0
-    return Matcher(model, Words(COMMON + ASKED), len(COMMON))
+    return Matcher(model, TABLE, ASKED)
 
 
 def slow(matcher, question, subject, predicate):
@@ -92,6 +105,12 @@ def test_the_subject_leaves_a_gap_that_no_word_spans():
     assert matcher().words.inside(without_subject("口红感", "红")) == []
 
 
+def test_a_word_that_only_questions_have_covers_no_part_of_a_predicate():
+    words = Words(["口感", "怎", "怎么", "怎么样"])
+    assert predicate_words(words, 2, "口感怎么样") == ([0, 1], ["么", "样"])
+    assert predicate_words(words, 4, "口感怎么样") == ([0, 3, 2], [])
+
+
 def test_rows_are_cut_and_filled():
     assert padded([[1, 2, 3], [], [4]], 2).tolist() == [[1, 2], [-1, -1], [4, -1]]
     assert padded([[]], 5).tolist() == [[-1]]
@@ -102,7 +121,7 @@ def test_it_is_kept_and_read_back(tmp_path):
     one.save(tmp_path)
     two = Matcher.load(tmp_path)
     assert two is not None
-    assert (two.words.words, two.common) == (one.words.words, one.common)
+    assert (two.words.words, two.common) == (one.words.words, one.common) == (COMMON + ASKED, len(COMMON))
     given = ("红酒的味道怎么样", "红酒", ["口感", "导演", "作者"])
     np.testing.assert_allclose(two.scores(*given), one.scores(*given), atol=0.2)  # int8
     (tmp_path / "again").mkdir()
@@ -157,13 +176,13 @@ SMALL = MatcherSettings(steps=60, batch=8, synthetic=0.0, asked=3, others=2, lea
 
 def files(folder):
     (folder / "q.tsv").write_text(QUESTIONS, encoding="utf-8")
-    lines = [" ".join([word, *map(str, row)]) for word, row in zip(COMMON, vectors(), strict=False)]
-    (folder / "v.txt").write_text("\n".join(lines), encoding="utf-8")
-    return [folder / "q.tsv"], folder / "v.txt"
+    TABLE.save(folder / "words.safetensors")
+    return [folder / "q.tsv"], folder / "words.safetensors"
 
 
 def test_training_learns_which_words_ask_for_what(tmp_path):
-    learnt = train_matcher(*files(tmp_path), tmp_path / "out", settings=SMALL, quiet=True)
+    questions, _ = files(tmp_path)
+    learnt = train_matcher(questions, TABLE, tmp_path / "out", settings=SMALL, quiet=True)
     predicates = ["口感", "作者", "导演", "发射时间"]
     for asked, right in (("味道怎么样", "口感"), ("谁写的", "作者"), ("谁拍的", "导演"), ("when", "发射时间")):
         assert predicates[int(learnt.scores(f"魔戒的{asked}", "魔戒", predicates).argmax())] == right
@@ -174,8 +193,8 @@ def test_training_learns_which_words_ask_for_what(tmp_path):
 
 
 def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
-    questions, words = files(tmp_path)
-    whole = train_matcher(questions, words, tmp_path / "whole", settings=SMALL, quiet=True)
+    questions, _ = files(tmp_path)
+    whole = train_matcher(questions, TABLE, tmp_path / "whole", settings=SMALL, quiet=True)
     from tianwen.ask import matcher_learning
 
     calls, real = [0], matcher_learning.matcher_loss
@@ -188,18 +207,56 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
 
     monkeypatch.setattr(matcher_learning, "matcher_loss", stopping)
     with pytest.raises(RuntimeError, match="stop"):
-        train_matcher(questions, words, tmp_path / "cut", settings=SMALL, quiet=True, checkpoint_every=10)
-    parts = train_matcher(questions, words, tmp_path / "cut", settings=SMALL, quiet=True, checkpoint_every=10)
+        train_matcher(questions, TABLE, tmp_path / "cut", settings=SMALL, quiet=True, checkpoint_every=10)
+    parts = train_matcher(questions, TABLE, tmp_path / "cut", settings=SMALL, quiet=True, checkpoint_every=10)
     assert calls[0] < 31 + 60  # it did go on, not begin anew
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, parts.model.state_dict()[name]), name
 
 
+def test_words_that_are_learnt_stand_in_one_order_in_every_process():
+    questions = [Question(text, "天问", "导演") for text in ("天问谁拍的呀", "天问是哪家拍的")]
+    added, asked = _asked(TABLE, questions, 1)
+    assert added[:4] == ["谁拍", "谁拍的", "拍", "拍的"]  # by first place: a set's order is another in each process
+    assert asked == sorted([COMMON.index("谁"), *range(len(COMMON), len(COMMON) + len(added))])
+
+
+def test_what_a_predicate_is_among_those_that_are_known():
+    one = matcher()
+    known = known_predicates(one.words, one.common, ["口感", "导演", "作者小说", "口感", "龘口感", "小说作者"])
+    assert known.shape == (4, 6)  # each once, and none with a part that has no word
+    one = Matcher(one.model, TABLE, ASKED, known)
+    question, subject = "红酒的味道怎么样", "红酒"
+    scores = {p: slow(one, question, subject, p) for p in ("口感", "导演", "作者小说", "小说作者", "发射日期", "龘")}
+    others = [scores[p] for p in ("口感", "导演", "作者小说", "小说作者")]
+    for predicate in ("口感", "作者小说"):
+        want = scores[predicate] - np.log(np.exp(others).sum())
+        assert one.fit(question, subject, predicate) == pytest.approx(want, abs=0.02)
+    for predicate in ("发射日期", "龘"):  # not known: counted beside the others
+        want = scores[predicate] - np.log(np.exp([*others, scores[predicate]]).sum())
+        assert one.fit(question, subject, predicate) == pytest.approx(want, abs=0.02)
+    assert matcher().fit(question, subject, "口感") == 0
+
+
+def test_known_predicates_are_kept_and_only_the_nearest_are_compared(tmp_path, monkeypatch):
+    one = matcher()
+    known = known_predicates(one.words, one.common, COMMON)
+    one = Matcher(one.model, TABLE, ASKED, known)
+    one.save(tmp_path)
+    again = Matcher.load(tmp_path)
+    assert again is not None
+    assert torch.equal(again.known, one.known)
+    given = ("红酒的味道怎么样", "红酒", "口感")
+    assert again.fit(*given) == pytest.approx(one.fit(*given), abs=0.1)
+    whole = one.fit(*given)
+    monkeypatch.setattr("tianwen.ask.matcher.NEAREST", 2)
+    assert 0 >= one.fit(*given) > whole
+
+
 def test_nothing_to_learn_from_is_told(tmp_path):
-    _, words = files(tmp_path)
     (tmp_path / "empty.tsv").write_text("question\tsubject\tpredicate\n", encoding="utf-8")
     with pytest.raises(InputError):
-        train_matcher([tmp_path / "empty.tsv"], words, tmp_path / "out", settings=SMALL)
+        train_matcher([tmp_path / "empty.tsv"], TABLE, tmp_path / "out", settings=SMALL)
 
 
 def test_the_command_trains_one_for_an_asker(tmp_path):
@@ -216,16 +273,6 @@ def test_the_command_trains_one_for_an_asker(tmp_path):
     assert "--replace" in refused.output
     assert (tmp_path / "model" / FILE).read_bytes() == before
     assert CliRunner().invoke(app, [*begin, "--model", str(tmp_path / "model"), "--replace"]).exit_code == 0
-
-
-def test_principal_components_keep_the_cosines_as_far_as_they_can():
-    flat = np.random.default_rng(1).normal(size=(50, 3)) @ np.random.default_rng(2).normal(size=(3, 8))
-    table = (flat / np.linalg.norm(flat, axis=1, keepdims=True)).astype(np.float32)
-    small = principal_components(table, 3)
-    assert small.shape == (50, 3)
-    np.testing.assert_allclose(small @ small.T, table @ table.T, atol=1e-4)
-    with pytest.raises(InputError, match="1 to 8"):
-        principal_components(table, 9)
 
 
 def test_a_predicate_asked_for_often_counts_like_its_square_root():

@@ -37,7 +37,7 @@ def folder(saved, tmp_path):
 
 
 def test_saved_and_loaded_answers_are_equal(kb, tmp_path):
-    settings = {"prior_weight": 0.5, "temperature": 2.0, "threshold": 0.25, "evidence": (2.0, 0.3, 0.1)}
+    settings = {"prior_weight": 0.5, "temperature": 2.0, "threshold": 0.25, "evidence": (2.0, 0.3, 0.1, 0.7)}
     asker = tiny_asker(**settings, max_question=77, most_candidates=5, bf16=False)
     asker.save(tmp_path / "new" / "folder")
     again = Asker.load(str(tmp_path / "new" / "folder"))
@@ -81,7 +81,7 @@ def test_saving_again_replaces(folder, kb):
 def test_other_settings_leave_the_weights_as_they_are_stored(tmp_path, storage):
     tiny_asker().save(tmp_path, storage=storage)
     before = Asker.load(tmp_path)
-    wanted = AskerSettings(temperature=3.0, evidence=(1.0, 0.5, 0.25))
+    wanted = AskerSettings(temperature=3.0, evidence=(1.0, 0.5, 0.25, 0.0))
     replace_settings(tmp_path, wanted)
     after = Asker.load(tmp_path)
     assert after.settings == wanted
@@ -147,3 +147,8 @@ def test_settings_that_this_version_does_not_know_are_left_out(folder):
     metadata["settings"] = {"threshold": 0.5, "from the future": 1}
     save_weights(folder / "model.safetensors", weights.tensors, metadata)
     assert Asker.load(folder).settings == AskerSettings(threshold=0.5)
+
+
+def test_a_model_of_before_the_matchers_evidence_is_read(tmp_path):
+    tiny_asker(evidence=(2.0, 0.3, 0.1)).save(tmp_path)
+    assert Asker.load(tmp_path).settings.evidence == (2.0, 0.3, 0.1, 0.0)

@@ -17,6 +17,7 @@ LAYERS = [
     {"training"},
     {"recurrent", "diffusion"},
     {"backbone"},
+    {"words"},
     {"extract", "ask", "write"},
     {"pretrain"},
     {"scale"},

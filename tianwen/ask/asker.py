@@ -237,6 +237,12 @@ class Asker:
 
         return opinion
 
+    def fit(self, question: str, subject: str, predicate: str) -> float:
+        """The matcher's evidence that the question asks for this predicate (`Matcher.fit`); 0 without a matcher."""
+        if self.matcher is None:
+            return 0.0
+        return self.matcher.fit(*(self.tokenizer.decode(self.tokenizer.ids(t)) for t in (question, subject, predicate)))
+
     def _best_answers(
         self, row: int, question: str, candidates: Candidates, snapshot: Snapshot, how: AskOptions
     ) -> list[Answer]:
@@ -246,7 +252,12 @@ class Asker:
         settings = self.settings
         if how.scoring == "path":  # the calibration belongs to the other way of scoring
             settings = replace(settings, temperature=1.0, evidence=None)
-        evidence = candidates.subject[mine], candidates.predicate[mine]
+        best = snapshot.facts(candidates.state[mine[int(candidates.score[mine].argmax())]])[0]
+        evidence = (
+            candidates.subject[mine],
+            candidates.predicate[mine],
+            self.fit(question, best.subject, best.predicate),
+        )
         probability = settings.calibrated(candidates.score[mine], *evidence)
         order = np.lexsort((mine, -candidates.score[mine]))[: how.top]  # probabilities may be too small for a float
         threshold = self.settings.threshold if how.threshold is None else how.threshold

@@ -5,10 +5,11 @@ Post: 8802 (what readers ask for: "don't know" when unsure). Guo et al., On Cali
 Every question is seen three times: as it is; as if the knowledge base lacked its predicate (the right answers are taken
 out of the candidates); as if it lacked its subject. The first answer is then right or wrong, and its probability
 
-    p = softmax(score / T)[best] * sigmoid(b + w_s log p(S | Q) + w_p log p(P | S, Q))
+    p = softmax(score / T)[best] * sigmoid(b + w_s log p(S | Q) + w_p log p(P | S, Q) + w_f fit(Q, P))
 
-is fitted to that by maximum likelihood over T, b, w_s, w_p. The questions as they are weigh most: a knowledge base is
-mostly asked what it knows, and there the probabilities shall be true; the others show what a missing answer looks like.
+is fitted to that by maximum likelihood over T, b, w_s, w_p, w_f (`fit`: see `matcher`; 0 without one). The questions as
+they are weigh most: a knowledge base is mostly asked what it knows, and there the probabilities shall be true; the
+others show what a missing answer looks like.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ MISSING = 0.1
 
 @dataclass(frozen=True)
 class Scored:
-    """One question's candidates: score, subject, predicate [m] (log-probabilities), which are right [m]; its weight."""
+    """One question's candidates: score, subject, predicate [m] (log-probabilities), which are right [m]; its weight.
+
+    `fit` is the matcher's evidence for the best of them.
+    """
 
     score: np.ndarray
     subject: np.ndarray
     predicate: np.ndarray
     right: np.ndarray
-    weight: float = 1.0
-
-    def without(self, gone: np.ndarray) -> Scored:
-        """The candidates that are not gone."""
-        return Scored(self.score[~gone], self.subject[~gone], self.predicate[~gone], self.right[~gone], MISSING)
+    fit: float
+    weight: float
 
 
 def calibrate(
@@ -115,50 +116,55 @@ def _scored(
             right = np.array([normalised(fact.object) in wanted for fact in facts], bool)
             named = np.array([normalised(fact.subject) == normalised(question.subject) for fact in facts], bool)
             asked = np.array([normalised(fact.predicate) == normalised(question.predicate) for fact in facts], bool)
-            whole = Scored(found.score[mine], found.subject[mine], found.predicate[mine], right)
-            views += [whole, whole.without(right | (named & asked)), whole.without(named)]
+            nothing = np.zeros(len(mine), bool)
+            for gone, weight in ((nothing, 1.0), (right | (named & asked), MISSING), (named, MISSING)):
+                left = mine[~gone]
+                fit = 0.0
+                if len(left):
+                    best = facts[int(np.flatnonzero(~gone)[found.score[left].argmax()])]
+                    fit = asker.fit(question.text, best.subject, best.predicate)
+                parts = found.score[left], found.subject[left], found.predicate[left], right[~gone]
+                views.append(Scored(*parts, fit, weight))
         yield views
 
 
 def _fitted(rows: Sequence[Scored], settings: AskerSettings) -> AskerSettings:
-    """Maximum likelihood over log T, b, w_s, w_p by gradient descent; no weight of evidence is negative."""
+    """Maximum likelihood over log T, b, w_s, w_p, w_f by gradient descent; no weight of evidence is negative."""
     width = max(len(row.score) for row in rows)
     scores = torch.full((len(rows), width), -1e9, dtype=torch.float64)
     for i, row in enumerate(rows):
         scores[i, : len(row.score)] = torch.from_numpy(row.score - row.score.max())
     best = [int(row.score.argmax()) for row in rows]
-    subject = torch.tensor(
-        [max(row.subject[i], FAINTEST) for row, i in zip(rows, best, strict=True)], dtype=torch.float64
-    )
-    predicate = torch.tensor(
-        [max(row.predicate[i], FAINTEST) for row, i in zip(rows, best, strict=True)], dtype=torch.float64
-    )
+    found = [(row.subject[i], row.predicate[i], row.fit) for row, i in zip(rows, best, strict=True)]
+    evidence = torch.tensor(np.array(found), dtype=torch.float64).clamp(min=FAINTEST)  # [rows, 3]
     right = torch.tensor([float(row.right[i]) for row, i in zip(rows, best, strict=True)], dtype=torch.float64)
     weight = torch.tensor([row.weight for row in rows], dtype=torch.float64)
-    parameters = torch.tensor([0.0, 2.0, 0.3, 0.3], dtype=torch.float64, requires_grad=True)
+    parameters = torch.tensor([0.0, 2.0, 0.3, 0.3, 0.3], dtype=torch.float64, requires_grad=True)
 
     def negative_log_likelihood() -> torch.Tensor:
-        log_temperature, bias, of_subject, of_predicate = parameters
-        share = torch.log_softmax(scores / log_temperature.exp(), dim=-1).max(dim=-1).values
-        logit = bias + of_subject.clamp(min=0) * subject + of_predicate.clamp(min=0) * predicate
+        share = torch.log_softmax(scores / parameters[0].exp(), dim=-1).max(dim=-1).values
+        logit = parameters[1] + evidence @ parameters[2:].clamp(min=0)
         log_p = (share + torch.nn.functional.logsigmoid(logit)).clamp(min=-30)
         log_q = torch.log1p(-log_p.exp().clamp(max=1 - 1e-9))
         return -(weight * (right * log_p + (1 - right) * log_q)).sum() / weight.sum()
 
-    optimiser = torch.optim.Adam([parameters], lr=0.03)  # four numbers: plain steps are quick, and safe on flat ground
+    optimiser = torch.optim.Adam([parameters], lr=0.03)  # five numbers: plain steps are quick, and safe on flat ground
     for _ in range(600):
         optimiser.zero_grad()
         negative_log_likelihood().backward()
         optimiser.step()
-    log_temperature, bias, of_subject, of_predicate = parameters.detach().tolist()
-    evidence = (bias, max(0.0, of_subject), max(0.0, of_predicate))
-    return replace(settings, temperature=float(np.exp(log_temperature)), evidence=evidence)
+    log_temperature, bias, *weights = parameters.detach().tolist()
+    of_subject, of_predicate, of_fit = (max(0.0, one) for one in weights)
+    if all(row.fit == 0 for row in rows):
+        of_fit = 0.0  # nothing was learnt of it
+    fitted = (bias, of_subject, of_predicate, of_fit)
+    return replace(settings, temperature=float(np.exp(log_temperature)), evidence=fitted)
 
 
 def _error(rows: Sequence[Scored], settings: AskerSettings) -> float:
     probability, right = [], []
     for row in rows:
-        p = settings.calibrated(row.score, row.subject, row.predicate)
+        p = settings.calibrated(row.score, row.subject, row.predicate, row.fit)
         probability.append(float(p.max()))
         right.append(bool(row.right[int(p.argmax())]))
     return calibration_error(probability, right)

@@ -10,6 +10,11 @@ Each word of the predicate looks for its nearest word of the question (late inte
 sides are compared as a whole. It is added to the asker's log-probability of a predicate before they are compared; see
 `candidates`. What stands in no vocabulary still counts where it stands in the question letter by letter.
 
+How well the best of a subject's predicates fits is no sign that the question asks for it: one always is the best. But
+the matcher also knows the predicates that it was trained on, and `Matcher.fit` tells the share of one among them:
+
+    fit(Q, P) = s(Q, P) - log sum over P' in known or P of exp s(Q, P')
+
 Source: our own, for post 8802. Late interaction: Khattab and Zaharia, ColBERT, 2020.
 
 Notation: B questions, m predicates, Lq and Lp words of each (padded with -1), d numbers of a vector
@@ -21,24 +26,29 @@ Notation: B questions, m predicates, Lq and Lp words of each (padded with -1), d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float16, Float32, Int64
 from torch import Tensor, nn
 
-from tianwen.ask.words import Words, units_of
 from tianwen.errors import ModelError
 from tianwen.training.weights import load_weights, save_weights
+from tianwen.words.lists import Words, units_of
+from tianwen.words.table import WordTable, find_table, keep_table
 
 FILE = "matcher.safetensors"
-ARCHITECTURE = "tianwen matcher 1"
+ARCHITECTURE = "tianwen matcher 2"
 LONGEST_QUESTION = 32
 LONGEST_PREDICATE = 6
+NEAREST = 100
+"""Known predicates that `fit` compares with: those whose words as a whole are nearest; the others add next to nothing.
+"""
 GAP = "\ue000"
 """A private character that stands where the subject was, so that no word is found across it."""
 
@@ -53,24 +63,23 @@ class Side(NamedTuple):
 
 
 class WordMatcher(nn.Module):
-    """The formula above. `vectors` [n, d] of length 1 stay as they are; `asked` are the words with an `own` row."""
+    """The formula above. `vectors` [n, d] of length 1 stay as they are; `asked` are the words with an `own` row.
+
+    Words that were learnt from questions only come after the others, with vectors of zeros.
+    """
 
     vectors: Tensor
     rarity: Tensor
     slot: Tensor
 
-    def __init__(
-        self, vectors: Float32[np.ndarray, "words dim"], asked: Sequence[int] = (), *, dropout: float = 0.1
-    ) -> None:
+    def __init__(self, vectors: Float[Tensor, "words dim"], asked: Sequence[int] = (), *, dropout: float = 0.1) -> None:
         super().__init__()
         count, width = vectors.shape
         slot = torch.zeros(count, dtype=torch.long)
         slot[torch.tensor(list(asked), dtype=torch.long)] = 1 + torch.arange(len(asked))
         rarity = torch.log(2.0 + torch.arange(count)) / np.log(count + 1.0)
-        half = torch.from_numpy(np.ascontiguousarray(vectors)).half()  # they are stored as int8 anyway
-        for name, held in (("vectors", half), ("rarity", rarity)):
+        for name, held in (("vectors", vectors), ("rarity", rarity), ("slot", slot)):
             self.register_buffer(name, held, persistent=False)
-        self.register_buffer("slot", slot, persistent=False)
         self.own = nn.Embedding(len(asked) + 1, width, padding_idx=0)
         self.own_weight = nn.Embedding(len(asked) + 1, 1, padding_idx=0)
         self.of_question, self.of_predicate = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
@@ -143,9 +152,25 @@ class WordMatcher(nn.Module):
 class Matcher:
     """A trained `WordMatcher` with its words: texts in, scores out."""
 
-    def __init__(self, model: WordMatcher, words: Words, common: int) -> None:
-        """The first `common` words have vectors; those after them were learnt from questions and stand only there."""
-        self.model, self.words, self.common = model.eval(), words, common
+    def __init__(
+        self,
+        model: WordMatcher,
+        table: WordTable,
+        asked_words: Sequence[str] = (),
+        known: Int64[np.ndarray, "known words"] | None = None,
+    ) -> None:
+        """`asked_words` were learnt from questions, stand behind those of the table, and in questions only.
+
+        `known` predicates, as numbers of words padded with -1: see `known_predicates`.
+        """
+        self.model, self.table, self.asked_words = model.eval(), table, list(asked_words)
+        self.words = Words([*table.words, *self.asked_words])
+        self.known = torch.from_numpy(filled([], LONGEST_PREDICATE) if known is None else known)
+
+    @property
+    def common(self) -> int:
+        """So many of the words have vectors; those after them stand in questions only."""
+        return len(self.table.words)
 
     def scores(self, question: str, subject: str, predicates: Sequence[str]) -> Float32[np.ndarray, " predicates"]:
         """s(Q, P) of each predicate for the question without its subject; higher fits better, differences count."""
@@ -159,22 +184,46 @@ class Matcher:
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             return self.model(asked, told, torch.from_numpy(unknown), torch.from_numpy(literal))[0].numpy()
 
+    @cached_property
+    def _known(self) -> tuple[set[tuple[int, ...]], Float[Tensor, "known dim"]]:
+        """The known predicates as a set, and the whole of each."""
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            return set(map(tuple, self.known.tolist())), self.model.predicates(self.known).whole
+
+    def fit(self, question: str, subject: str, predicate: str) -> float:
+        """log of the share of a predicate among those that the matcher knows, at most 0; 0 where it knows none."""
+        if not len(self.known):
+            return 0.0
+        text = without_subject(question, subject)
+        words, units = predicate_words(self.words, self.common, predicate)
+        asked = torch.from_numpy(padded([self.words.inside(text)], LONGEST_QUESTION))
+        told = torch.from_numpy(filled([words], LONGEST_PREDICATE))
+        held, whole = self._known
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            near = (whole @ self.model.questions(asked).whole[0]).topk(min(NEAREST, len(whole))).indices
+            unknown, literal = count_literal([units_of(text)], [units, *[[]] * len(near)])
+            both = torch.cat([told, self.known[near]])
+            scores = self.model(asked, both, torch.from_numpy(unknown), torch.from_numpy(literal))[0]
+            is_known = not units and tuple(told[0].tolist()) in held
+            others = scores[1:][(self.known[near] != told[0]).any(-1)] if is_known else scores[1:]
+            return float(scores[0] - torch.cat([scores[:1], others]).logsumexp(0))
+
     def save(self, folder: Path) -> None:
-        """Write the matcher's file into a folder: vectors and weights as int8 by rows."""
-        text = "\n".join(self.words.words).encode()
+        """Write the matcher's file into a folder, weights as int8 by rows, and its word table beside it."""
         asked = torch.nonzero(self.model.slot)[:, 0]
         state = {
             **self.model.state_dict(),
-            "vectors": self.model.vectors.float(),
             "asked": asked[self.model.slot[asked].argsort()],
-            "words": torch.frombuffer(bytearray(text), dtype=torch.uint8),
+            "known": self.known.int(),
+            "words": torch.frombuffer(bytearray("\n".join(self.asked_words).encode() + b"\n"), dtype=torch.uint8),
         }
-        metadata = {"architecture": ARCHITECTURE, "common": self.common}
+        keep_table(folder, self.table)
+        metadata = {"architecture": ARCHITECTURE, "words": self.table.fingerprint}
         save_weights(folder / FILE, state, metadata, storage="int8")
 
     @classmethod
     def load(cls, folder: Path) -> Matcher | None:
-        """The matcher in a folder; None where there is none. Raises ModelError where it is damaged."""
+        """The matcher in a folder; None where there is none. Raises ModelError where it, or its table, is damaged."""
         file = folder / FILE
         if not file.exists():
             return None
@@ -182,13 +231,20 @@ class Matcher:
         if weights.metadata.get("architecture") != ARCHITECTURE:
             raise ModelError(f"{file} holds no matcher that this version reads ({ARCHITECTURE!r}). Train it again.")
         tensors = dict(weights.tensors)
-        words = bytes(tensors.pop("words").numpy()).decode().split("\n")
-        model = WordMatcher(tensors.pop("vectors").numpy(), tensors.pop("asked").tolist())
+        asked_words = bytes(tensors.pop("words").numpy()).decode().splitlines()
+        known = tensors.pop("known").long().numpy()
+        table = find_table(folder, weights.metadata["words"])
+        model = WordMatcher(with_asked(table, asked_words), tensors.pop("asked").tolist())
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
             raise ModelError(f"The weights in {file} do not fit each other: {error}") from error
-        return cls(model, Words(words), int(weights.metadata["common"]))
+        return cls(model, table, asked_words, known)
+
+
+def with_asked(table: WordTable, asked_words: Sequence[str]) -> Float16[Tensor, "words dim"]:
+    """The vectors of the table, and rows of zeros for the words that only questions have."""
+    return torch.cat([table.vectors, table.vectors.new_zeros(len(asked_words), table.width)])
 
 
 def without_subject(question: str, subject: str) -> str:
@@ -200,20 +256,31 @@ def without_subject(question: str, subject: str) -> str:
 
 
 def predicate_words(words: Words, common: int, predicate: str) -> tuple[list[int], list[str]]:
-    """Numbers of the words that cover a predicate and of the longer ones inside it, and its units without a word."""
-    cover, unknown = words.cover(predicate)
-    unknown += [words.words[number] for number in cover if number >= common]
-    inside = [n for n in words.inside(predicate) if len(words.words[n]) > 1]
-    known = [n for n in dict.fromkeys([*cover, *inside]) if n < common]
-    return known[:LONGEST_PREDICATE], unknown
+    """Numbers of the common words that cover a predicate and of the longer ones inside it, and its other units."""
+    cover, unknown = words.cover(predicate, below=common)
+    inside = [n for n in words.inside(predicate) if n < common and len(words.words[n]) > 1]
+    return list(dict.fromkeys([*cover, *inside]))[:LONGEST_PREDICATE], unknown
+
+
+def known_predicates(
+    words: Words, common: int, predicates: Iterable[str]
+) -> Int64[np.ndarray, "known predicate_words"]:
+    """The words of predicates, each set once, padded with -1; without those of which no word covers a part."""
+    read = [predicate_words(words, common, predicate) for predicate in predicates]
+    return filled(list(dict.fromkeys(tuple(known) for known, units in read if known and not units)), LONGEST_PREDICATE)
+
+
+def filled(rows: Sequence[Sequence[int]], width: int) -> Int64[np.ndarray, "rows words"]:
+    """Rows of at most `width` numbers as one array of that width, filled with -1."""
+    table = np.full((len(rows), width), -1, np.int64)
+    for row, numbers in enumerate(rows):
+        table[row, : len(numbers)] = numbers
+    return table
 
 
 def padded(rows: Sequence[Sequence[int]], most: int) -> Int64[np.ndarray, "rows words"]:
     """Rows of different lengths as one array, cut to `most`, filled with -1."""
-    table = np.full((len(rows), max(1, min(most, max(map(len, rows), default=1)))), -1, np.int64)
-    for row, numbers in enumerate(rows):
-        table[row, : len(numbers)] = numbers[: table.shape[1]]
-    return table
+    return filled([row[:most] for row in rows], max(1, min(most, max(map(len, rows), default=1))))
 
 
 def count_literal(

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32
 from torch import Tensor
 
 from tianwen.ask.cold_start import ColdStart
@@ -31,19 +30,21 @@ from tianwen.ask.matcher import (
     Matcher,
     WordMatcher,
     count_literal,
+    known_predicates,
     padded,
     predicate_words,
+    with_asked,
     without_subject,
 )
 from tianwen.ask.metrics import normalised
 from tianwen.ask.mixture import Invent
 from tianwen.ask.questions import Question, read_questions
-from tianwen.ask.word_vectors import MOST, read_word_vectors
-from tianwen.ask.words import Words, spans_of, units_of
 from tianwen.errors import InputError
 from tianwen.optim.schedule import piecewise_linear
 from tianwen.training.loop import fit
 from tianwen.training.settings import FitSettings
+from tianwen.words.lists import Words, spans_of, units_of
+from tianwen.words.table import WordTable
 
 ASKED_UNITS = 3
 """Longest run of units that may become a word of its own because many questions use it (哪家, 多少钱)."""
@@ -51,10 +52,9 @@ ASKED_UNITS = 3
 
 @dataclass(frozen=True)
 class MatcherSettings:
-    """How to train a matcher: `asked` is how often a word must stand in the questions to learn a vector of its own,
-    `most` how many of the word vectors are kept, and `width` how many numbers of each (their principal components, a
-    smaller file; None: all); `near` and `others` are the wrong predicates of a step: for each right
-    one, with a character in common, and at random. `synthetic` and `english` as in `TrainAskSettings`."""
+    """How to train a matcher: `asked` is how often a word must stand in the questions to learn a vector of its own;
+    `near` and `others` are the wrong predicates of a step: for each right one, with a character in common, and at
+    random. `synthetic` and `english` as in `TrainAskSettings`."""
 
     steps: int = 3000
     batch: int = 64
@@ -62,8 +62,6 @@ class MatcherSettings:
     synthetic: float = 0.2
     english: float = 0.3
     asked: int = 30
-    most: int = MOST
-    width: int | None = None
     near: int = 1
     others: int = 32
     dropout: float = 0.1
@@ -72,13 +70,13 @@ class MatcherSettings:
 
 def train_matcher(
     questions: Sequence[str | Path],
-    vectors: str | Path,
+    table: WordTable,
     out: str | Path,
     *,
     settings: MatcherSettings | None = None,
     **fit_options: Any,
 ) -> Matcher:
-    """Train a matcher on question files and word vectors, and save it in the asker's folder `out`; returns it.
+    """Train a matcher on question files and a word table, and save it in the asker's folder `out`; returns it.
 
     Its run, for resuming, is in `out`/matcher_run. Raises InputError for unreadable files or questions without paths.
     """
@@ -86,18 +84,16 @@ def train_matcher(
     read = [q for q in read_questions(questions) if q.text.strip() and q.subject.strip() and q.predicate.strip()]
     if not read:
         raise InputError("A matcher learns from questions with answers, and there is none in what was given.")
-    common, table = read_word_vectors(vectors, most=how.most)
-    if how.width is not None:
-        table = principal_components(table, how.width)
-    words, asked = _with_asked(common, read, how.asked)
-    table = np.concatenate([table, np.zeros((len(words) - len(common), table.shape[1]), np.float32)])
+    asked_words, asked = _asked(table, read, how.asked)
+    words = Words([*table.words, *asked_words])
     torch.manual_seed(how.seed)
-    model = WordMatcher(table, asked, dropout=how.dropout)
-    invent = None
+    model = WordMatcher(with_asked(table, asked_words), asked, dropout=how.dropout)
+    cold = None
     if how.synthetic:
         names = [(q.subject, q.sense) for q in read]
-        invent = ColdStart(names, [q.predicate for q in read], english=how.english).question
-    source = Comparisons(read, words, len(common), how, invent=invent)
+        cold = ColdStart(names, [q.predicate for q in read], english=how.english)
+    source = Comparisons(read, words, len(table.words), how, invent=cold and cold.question)
+    known = known_predicates(words, len(table.words), [*source.predicates, *(cold.english if cold else ())])
     optimiser = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=0.01)
     warmup = min(100, max(1, how.steps // 10))
     fit(
@@ -109,30 +105,22 @@ def train_matcher(
         settings=FitSettings(steps=how.steps, seed=how.seed, **fit_options),
         folder=Path(out) / "matcher_run",
     )
-    matcher = Matcher(model, words, len(common))
+    matcher = Matcher(model, table, asked_words, known)
     matcher.save(Path(out))
     return matcher
 
 
-def _with_asked(common: Sequence[str], questions: Sequence[Question], often: int) -> tuple[Words, list[int]]:
-    """The words with those added that are frequent in questions, and the numbers of all frequent ones."""
+def _asked(table: WordTable, questions: Sequence[Question], often: int) -> tuple[list[str], list[int]]:
+    """Words that are frequent in questions: those that the table lacks, and the numbers of all."""
     count: Counter[str] = Counter()
     for question in questions:
         text = without_subject(question.text, question.subject)
-        count.update({word for part in text.split(GAP) for word in spans_of(part, ASKED_UNITS)})
+        count.update(list(dict.fromkeys(word for part in text.split(GAP) for word in spans_of(part, ASKED_UNITS))))
     frequent = [word for word, times in count.items() if times >= often]
-    held = set(common)
-    words = Words([*common, *(word for word in frequent if word not in held)])
-    return words, sorted(number for number in map(words.number, frequent) if number is not None)
-
-
-def principal_components(table: Float32[np.ndarray, "words dim"], width: int) -> Float32[np.ndarray, "words width"]:
-    """The `width` directions in which the vectors differ most, of length 1 again: what they keep of each cosine."""
-    if not 1 <= width <= table.shape[1]:
-        raise InputError(f"width={width}: vectors of {table.shape[1]} numbers can keep 1 to {table.shape[1]} of them.")
-    _, directions = np.linalg.eigh(table.T.astype(np.float64) @ table)  # by rising share
-    kept = (table @ directions[:, ::-1][:, :width]).astype(np.float32)
-    return kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-9)
+    held = set(table.words)
+    added = [word for word in frequent if word not in held]
+    place = {word: number for number, word in enumerate([*table.words, *added])}
+    return added, sorted(place[word] for word in frequent)
 
 
 class Comparisons:

@@ -29,16 +29,16 @@ class AskerSettings:
     """What belongs to a trained asker besides its weights.
 
     `prior_weight`: share of the prior that scoring subtracts. `match_weight`: share of the matcher's opinion that it
-    adds, where there is a matcher. `temperature` and `evidence` (bias, weight of subject, of
-    predicate) turn scores into probabilities; see `calibrated`. `threshold`: "don't know" below it. `max_question`:
-    longest question, in tokens. `most_candidates`: entries of one subject scored as a whole; of larger subjects a wide
-    beam's best. `bf16`: run under autocast.
+    adds, where there is a matcher. `temperature` and `evidence` (bias, weights of subject, of predicate, and of how the
+    matcher finds that it fits) turn scores into probabilities; see `calibrated`. `threshold`: "don't know" below it.
+    `max_question`: longest question, in tokens. `most_candidates`: entries of one subject scored as a whole; of larger
+    subjects a wide beam's best. `bf16`: run under autocast.
     """
 
     prior_weight: float = 0.9
     match_weight: float = 0.8
     temperature: float = 1.0
-    evidence: tuple[float, float, float] | None = None
+    evidence: tuple[float, float, float, float] | None = None
     threshold: float = 0.0
     max_question: int = 200
     most_candidates: int = 256
@@ -56,20 +56,22 @@ class AskerSettings:
         if min(self.max_question, self.most_candidates) < 1:
             raise InputError(f"An asker reads at least 1 token and scores at least 1 candidate; given was {self}.")
 
-    def calibrated(self, score: np.ndarray, subject: np.ndarray, predicate: np.ndarray) -> np.ndarray:
+    def calibrated(self, score: np.ndarray, subject: np.ndarray, predicate: np.ndarray, fit: float = 0.0) -> np.ndarray:
         """Probabilities of one question's candidates: softmax(score / T) times the chance that there is an answer.
 
         That chance is a logistic function of how likely the model alone finds the best candidate's subject and
-        predicate (log-probabilities): a tree always has a best path, also for a question about something else.
+        predicate (log-probabilities), and of the matcher's `fit` of that predicate: a tree always has a best path, also
+        for a question about something else.
         """
         scaled = score / self.temperature
-        weights = np.exp(scaled - scaled.max())
-        share = weights / weights.sum()
+        parts = np.exp(scaled - scaled.max())
+        share = parts / parts.sum()
         if self.evidence is None:
             return share
         best = int(score.argmax())
-        bias, of_subject, of_predicate = self.evidence
-        logit = bias + of_subject * max(subject[best], FAINTEST) + of_predicate * max(predicate[best], FAINTEST)
+        bias, *weights = self.evidence
+        found = (max(one, FAINTEST) for one in (subject[best], predicate[best], fit))
+        logit = bias + sum(weight * one for weight, one in zip(weights, found, strict=True))
         return share / (1 + np.exp(-np.clip(logit, -60, 60)))
 
 
@@ -115,4 +117,4 @@ def _known(settings: dict[str, Any]) -> dict[str, Any]:
     names = {field.name for field in fields(AskerSettings)}
     known = {name: value for name, value in settings.items() if name in names}
     evidence = known.get("evidence")
-    return known | {"evidence": None if evidence is None else tuple(evidence)}
+    return known | {"evidence": None if evidence is None else (*evidence, 0.0)[:4]}  # older models had three

@@ -19,6 +19,7 @@ from tianwen.cli import (
     knowledge_base,
     language,
     pretraining,
+    words,
 )
 from tianwen.cli.commands import app
 
@@ -35,6 +36,7 @@ __all__ = [
     "language",
     "main",
     "pretraining",
+    "words",
 ]
 
 

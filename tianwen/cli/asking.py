@@ -176,23 +176,14 @@ def train_matcher(
     model: Annotated[
         Path, typer.Option("--model", metavar="DIR", help="The asker that gets it; it goes into its folder.")
     ],
-    words: Annotated[
-        Path,
-        typer.Option(
-            "--words", metavar="FILE", help="Word vectors, as word2vec or fastText write them; also .gz, .xz."
-        ),
-    ],
     questions: Annotated[
         list[Path],
         typer.Option("--questions", metavar="FILE", help="Questions with answers; may be given several times."),
     ],
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How long to train.")] = 3000,
-    most: Annotated[
-        int, typer.Option("--most", metavar="N", min=1, help="How many words to keep, the most frequent first.")
-    ] = 60_000,
-    width: Annotated[
-        int | None,
-        typer.Option("--width", metavar="N", min=1, help="Keep N numbers of each vector, for a smaller file."),
+    words: Annotated[
+        Path | None,
+        typer.Option("--words", metavar="FILE", help="Another word table than the bundled one; see: train words"),
     ] = None,
     again: Annotated[bool, typer.Option("--replace", help="Also where there is a matcher already.")] = False,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another number, another course.")] = 0,
@@ -208,14 +199,16 @@ def train_matcher(
         train_it = f"tianwen train ask --questions FILE --out {model}"
         raise typer.BadParameter(f"There is no asker in {str(model)!r}. Train one first: {train_it}")
     from tianwen.ask import matcher, matcher_learning
+    from tianwen.words.table import WordTable, bundled_table
 
     if (model / matcher.FILE).exists() and not again:
         raise typer.BadParameter(
             f"The asker in {str(model)!r} has a matcher already, as the bundled one and what is trained from it have. "
             "To train another in its place, give the same command with --replace."
         )
-    how = matcher_learning.MatcherSettings(steps=steps, most=most, width=width, seed=seed)
-    matcher_learning.train_matcher(questions, words, model, settings=how, quiet=quiet)
+    table = bundled_table() if words is None else WordTable.load(words)
+    how = matcher_learning.MatcherSettings(steps=steps, seed=seed)
+    matcher_learning.train_matcher(questions, table, model, settings=how, quiet=quiet)
     say(
         f"The asker in {model} has a matcher now. Fit it: tianwen eval ask --kb DIR --questions FILE --model {model} "
         "--calibrate",

@@ -58,6 +58,14 @@ def train_extract(
     encoder: Annotated[
         Path | None, typer.Option("--encoder", metavar="DIR", help="Start from a pretrained one; see: train encoder")
     ] = None,
+    words: Annotated[
+        str,
+        typer.Option(
+            "--words",
+            metavar="FILE",
+            help="A word table whose vectors are read with the text (see: train words), bundled, or none.",
+        ),
+    ] = "bundled",
     mixer: Annotated[
         Mixer, typer.Option("--mixer", help="What carries words to each other, from scratch.")
     ] = Mixer.lru,
@@ -113,6 +121,7 @@ def train_extract(
         raise typer.BadParameter("Training begins from one of --model and --encoder.")
     from tianwen.extract import learning
     from tianwen.extract.schema import Schema
+    from tianwen.words.table import WordTable, bundled_table
 
     known = None if schema is None else Schema.load(schema)
     texts = learning.read_texts(data, dev or [], schema=known, policy=policy.value)
@@ -146,7 +155,10 @@ def train_extract(
         precision="bf16" if bf16 else "fp32",
         seed=seed,
     )
-    _, numbers = learning.train_extract(texts, out, settings=how, start=encoder or model, quiet=quiet)
+    read = None
+    if words != "none":
+        read = bundled_table() if words == "bundled" else WordTable.load(words)
+    _, numbers = learning.train_extract(texts, out, settings=how, start=encoder or model, words=read, quiet=quiet)
     if numbers["left_out"] and not quiet:
         print(f"tianwen: not labelled: {learning.told(numbers['left_out'])}.", file=sys.stderr)
     say(f"{table({**numbers, **_told(numbers)})}\nUse it: tianwen extract --model {out} ...", numbers, as_json=as_json)

@@ -29,6 +29,7 @@ from tianwen.errors import InputError
 from tianwen.extract.encoder import BackboneConfig, Encoder
 from tianwen.extract.loss import projection_loss
 from tianwen.extract.pointer import EfficientGlobalPointer, GlobalPointer, Pointer, Projection
+from tianwen.words.features import WordFeatures
 
 IMPROBABLE = -5.0
 """Scores of an untrained model: most cells are no mention and no link, and learning that takes a thousand updates. It
@@ -46,6 +47,7 @@ class GPLinkerConfig:
     head: Literal["efficient", "standard"] = "efficient"
     head_size: int = 64
     reach: int = 2  # neighbours on either side whose embeddings are added to each token's
+    words: int = 0  # numbers of the vectors of words that are added too; 0: none
 
     def __post_init__(self) -> None:
         if not self.entity_labels and not self.roles:
@@ -85,10 +87,13 @@ class Positives(NamedTuple):
 class GPLinker(nn.Module):
     """Ids of [CLS] text [SEP] to the projections of the three maps."""
 
-    def __init__(self, config: GPLinkerConfig) -> None:
+    def __init__(self, config: GPLinkerConfig, words: WordFeatures | None = None) -> None:
         super().__init__()
+        found = words.table_width if words is not None else 0
+        if found != config.words:
+            raise InputError(f"The model reads vectors of {config.words} numbers for words, and has those of {found}.")
         self.config = config
-        self.encoder = Encoder(config.backbone, reach=config.reach)
+        self.encoder = Encoder(config.backbone, reach=config.reach, words=words)
         kind = EfficientGlobalPointer if config.head == "efficient" else GlobalPointer
         width, size, events = config.backbone.width, config.head_size, config.events
         self.entity: Pointer = kind(width, len(config.entity_labels or config.roles), size=size)

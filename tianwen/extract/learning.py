@@ -40,6 +40,8 @@ from tianwen.training.data_order import Ordered, in_token_budget
 from tianwen.training.distributed import local_device
 from tianwen.training.loop import fit
 from tianwen.training.settings import FitSettings
+from tianwen.words.features import WordFeatures
+from tianwen.words.table import WordTable
 
 MixerName = Literal["roformer_v2", "attention", "lru", "slru", "rwkv"]
 
@@ -120,13 +122,14 @@ def train_extract(
     *,
     settings: TrainExtractSettings | None = None,
     start: str | Path | None = None,
+    words: WordTable | None = None,
     **fit_options: Any,
 ) -> tuple[Extractor, dict[str, Any]]:
     """Train and save an extractor in the folder `out` (its run, for resuming, in `out`/run); gives it and its numbers.
 
     With development texts they are scored after each epoch, the best weights are kept, thresholds are learned, and the
     scores of each label are written to `out`/scores.json. `start`: a model whose encoder and tokenizer to go on from
-    (an encoder, an extractor, an asker).
+    (an encoder, an extractor, an asker). `words`: a table whose words' vectors are read with the text; kept in `out`.
     `fit_options` go to `FitSettings`. Raises InputError if there is nothing to learn.
     """
     how = settings or TrainExtractSettings()
@@ -141,7 +144,7 @@ def train_extract(
         raise InputError(
             f"No text has a label that can be learned: {told(labeller.problems) or 'there are no labels'}."
         )
-    model = new_model(labels, tokenizer, how, begun).to(local_device())
+    model = new_model(labels, tokenizer, how, begun, words).to(local_device())
     batches = _batches(examples, model.config.events, tokenizer, how)
     steps = max(1, round(how.epochs * batches.order.batches))  # type: ignore[attr-defined]
     longest = longest_mentions(examples, len(labels.roles) or len(labels.entity_labels))
@@ -209,7 +212,13 @@ def told(problems: Mapping[str, int]) -> str:
     return "; ".join(f"{count:,} x {name}" for name, count in sorted(problems.items(), key=lambda item: -item[1]))
 
 
-def new_model(labels: Labels, tokenizer: Tokenizer, how: TrainExtractSettings, begun: Start | None) -> GPLinker:
+def new_model(
+    labels: Labels,
+    tokenizer: Tokenizer,
+    how: TrainExtractSettings,
+    begun: Start | None = None,
+    words: WordTable | None = None,
+) -> GPLinker:
     """A model with new heads, its encoder new or from `begun`; every label begins improbable."""
     if begun:
         backbone, reach = begun.backbone, begun.reach
@@ -218,7 +227,9 @@ def new_model(labels: Labels, tokenizer: Tokenizer, how: TrainExtractSettings, b
     else:
         backbone, reach = _shell(tokenizer, how), how.reach
     kinds = {"entity_labels": labels.entity_labels, "predicates": labels.predicates, "roles": labels.roles}
-    model = GPLinker(GPLinkerConfig(backbone, **kinds, head=how.head, reach=reach))
+    width = words.width if words is not None else 0
+    features = WordFeatures(words, tokenizer, backbone.width) if words is not None else None
+    model = GPLinker(GPLinkerConfig(backbone, **kinds, head=how.head, reach=reach, words=width), features)
     if begun:
         begun.into(model)
     return model

@@ -1,5 +1,7 @@
 """An extractor on disk: a folder with `model.safetensors` (weights, shape, settings), `tokenizer.json`, `schema.json`.
 
+One that reads the vectors of words has the fingerprint of its table, and the table beside it or among what is bundled.
+
 Post: 8888
 """
 
@@ -19,6 +21,8 @@ from tianwen.extract.schema import Schema
 from tianwen.text import Tokenizer
 from tianwen.training import model_folder
 from tianwen.training.weights import save_weights
+from tianwen.words.features import WordFeatures
+from tianwen.words.table import find_table, keep_table
 
 ARCHITECTURE = "tianwen extractor 1"
 BACKBONES: dict[str, type[RoFormerV2Config] | type[ShellConfig]] = {
@@ -76,6 +80,9 @@ def save_extractor(
         "settings": asdict(settings),
         "tokenizer": tokenizer.fingerprint,
     }
+    if model.encoder.words is not None:
+        keep_table(folder, model.encoder.words.table)
+        metadata["words"] = model.encoder.words.table.fingerprint
     save_weights(folder / model_folder.WEIGHTS, model.state_dict(), metadata, storage=storage)
 
 
@@ -91,7 +98,11 @@ def load_extractor(folder: Path) -> tuple[GPLinker, Tokenizer, Schema, Extractor
         schema = Schema.load(folder / "schema.json")
     except InputError as error:
         raise ModelError(f"The extractor in {str(folder)!r} has no readable schema: {error}") from error
-    model = GPLinker(config_from(metadata["config"]))
+    config = config_from(metadata["config"])
+    words = None
+    if config.words:
+        words = WordFeatures(find_table(folder, metadata["words"]), tokenizer, config.backbone.width)
+    model = GPLinker(config, words)
     model_folder.fill(model, weights, folder)
     names = {entry.name for entry in fields(ExtractorSettings)}
     settings = {name: value for name, value in metadata["settings"].items() if name in names}

@@ -43,8 +43,11 @@ class Start:
     labels: tuple[object, ...] = ()
 
     def into(self, model: GPLinker) -> None:
-        """Put the weights into a model of this shape."""
-        model.encoder.load_state_dict(self.encoder)
+        """Put the weights into a model of this shape; what it makes of words stays new where the start reads none."""
+        own = model.encoder.state_dict()
+        begun = {name: own[name] for name in own if name.startswith("words.")}
+        held = {name: tensor for name, tensor in self.encoder.items() if model.encoder.words or "words." not in name}
+        model.encoder.load_state_dict(begun | held)
         config = model.config
         if self.heads and self.labels == (config.entity_labels, config.predicates, config.roles, config.head):
             model.load_state_dict(self.heads, strict=False)

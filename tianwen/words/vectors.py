@@ -12,6 +12,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +20,6 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Float32
 
-from tianwen.ask.metrics import normalised
 from tianwen.errors import InputError
 
 MOST = 60_000
@@ -41,7 +41,7 @@ def read_word_vectors(path: str | Path, *, most: int = MOST) -> tuple[list[str],
     try:
         with _OPENERS.get(path.suffix, open)(path, "rb") as file:
             for raw, vector in _records(path, file):
-                word = normalised(raw)
+                word = unicodedata.normalize("NFKC", raw).lower()
                 if _is_word(word) and word not in words and np.any(vector):
                     words[word] = vector
                 if len(words) == most:
@@ -56,6 +56,15 @@ def read_word_vectors(path: str | Path, *, most: int = MOST) -> tuple[list[str],
     if not np.isfinite(table).all():
         raise InputError(f"Some word vectors in {str(path)!r} are not finite numbers. Fetch or train them again.")
     return list(words), table / np.linalg.norm(table, axis=1, keepdims=True)
+
+
+def principal_components(table: Float32[np.ndarray, "words dim"], width: int) -> Float32[np.ndarray, "words width"]:
+    """The `width` directions in which the vectors differ most, of length 1 again: what they keep of each cosine."""
+    if not 1 <= width <= table.shape[1]:
+        raise InputError(f"width={width}: vectors of {table.shape[1]} numbers can keep 1 to {table.shape[1]} of them.")
+    _, directions = np.linalg.eigh(table.T.astype(np.float64) @ table)  # by rising share
+    kept = (table @ directions[:, ::-1][:, :width]).astype(np.float32)
+    return kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-9)
 
 
 def _is_word(word: str) -> bool:

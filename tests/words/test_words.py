@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tianwen.ask.word_vectors import read_word_vectors
-from tianwen.ask.words import LONGEST, SINGLE, UNKNOWN, Words, spans_of, units_of
 from tianwen.errors import InputError
+from tianwen.words.lists import LONGEST, SINGLE, UNKNOWN, Words, spans_of, units_of
+from tianwen.words.vectors import principal_components, read_word_vectors
 
 WORDS = Words(["味道", "道", "口感", "art", "出生", "出生日期", "日期", "birthplace", "2020"])
 TABLE = {"味道": [1.0, 2.0, 2.0], "Cat": [0.0, 3.0, 4.0], "cat": [5.0, 0.0, 0.0], "，": [1.0, 1.0, 1.0]}
@@ -110,3 +110,13 @@ def test_a_missing_or_broken_file_is_told(tmp_path):
     (tmp_path / "v.gz").write_bytes(gzip.compress(as_text())[:-12])
     with pytest.raises(InputError, match="cannot be read"):
         read_word_vectors(tmp_path / "v.gz")
+
+
+def test_principal_components_keep_the_cosines_as_far_as_they_can():
+    flat = np.random.default_rng(1).normal(size=(50, 3)) @ np.random.default_rng(2).normal(size=(3, 8))
+    table = (flat / np.linalg.norm(flat, axis=1, keepdims=True)).astype(np.float32)
+    small = principal_components(table, 3)
+    assert small.shape == (50, 3)
+    np.testing.assert_allclose(small @ small.T, table @ table.T, atol=1e-4)
+    with pytest.raises(InputError, match="1 to 8"):
+        principal_components(table, 9)

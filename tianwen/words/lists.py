@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from tianwen.ask.word_vectors import LONGEST
+from tianwen.words.vectors import LONGEST
 
 _UNIT = re.compile(r"[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+|\S")
 
@@ -38,13 +38,15 @@ class Words:
         found = map(self.number, spans_of(text))
         return list(dict.fromkeys(number for number in found if number is not None))
 
-    def cover(self, text: str) -> tuple[list[int], list[str]]:
-        """Numbers of the fewest words that cover the text, and the units that no word covers."""
+    def cover(self, text: str, *, below: int | None = None) -> tuple[list[int], list[str]]:
+        """Numbers of the fewest words that cover the text (of the first `below`), and the units that none covers."""
         units = units_of(text)
         cost = [0.0] + [float("inf")] * len(units)
         step: list[tuple[int, int | None]] = [(0, None)] * (len(units) + 1)
         for start, stop, word in _spans(units):
             number = self._number.get(word)
+            if below is not None and number is not None and number >= below:
+                number = None
             if number is None and stop - start > 1:
                 continue
             price = UNKNOWN if number is None else 1.0 + SINGLE * (stop - start == 1)

@@ -1,0 +1,137 @@
+"""A word table: words with their vectors in one small file that several models share.
+
+A model that was trained with a table records its fingerprint. The table is looked for in the model's folder, and then
+among what is bundled: ten megabytes are there once, not once a model.
+
+Notation: n words, d numbers of a vector, int8 by rows (`tianwen.training.weights`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float16, Float32, Int8
+from torch import Tensor
+
+from tianwen.errors import InputError, ModelError
+from tianwen.training.weights import load_weights, quantise_rows, restore_rows, save_weights
+from tianwen.words.vectors import principal_components, read_word_vectors
+
+FILE = "words.safetensors"
+ARCHITECTURE = "tianwen words 1"
+BUNDLED = Path(__file__).parent.parent / "models" / "words" / FILE
+
+
+@dataclass(frozen=True)
+class WordTable:
+    """Words, frequent ones first, each with the int8 codes [n, d] and the scale [n] of its vector of length 1."""
+
+    words: list[str]
+    codes: Int8[Tensor, "words dim"] = field(repr=False)
+    scale: Float32[Tensor, " words"] = field(repr=False)
+
+    @classmethod
+    def of(cls, words: Sequence[str], vectors: Float32[np.ndarray, "words dim"]) -> WordTable:
+        """A table of words with these vectors. Raises InputError where they are not one each."""
+        if len(words) != len(vectors) or len(set(words)) != len(words):
+            raise InputError(f"{len(words)} words ({len(set(words))} different) and {len(vectors)} vectors: one each.")
+        return cls(list(words), *quantise_rows("the word vectors", torch.from_numpy(vectors)))
+
+    @property
+    def width(self) -> int:
+        """Numbers of a vector."""
+        return self.codes.shape[1]
+
+    @cached_property
+    def vectors(self) -> Float16[Tensor, "words dim"]:
+        """The vectors as they are used: of length 1, but for what int8 loses."""
+        return restore_rows(self.codes, self.scale).half()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What a model that was trained with the table records of it."""
+        digest = sha256("\n".join(self.words).encode())
+        digest.update(self.codes.numpy().tobytes())
+        digest.update(self.scale.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, file: str | Path) -> None:
+        """Write the table to one file, in one step."""
+        text = "\n".join(self.words).encode()
+        tensors = {
+            "codes": self.codes,
+            "scale": self.scale,
+            "words": torch.frombuffer(bytearray(text), dtype=torch.uint8),
+        }
+        save_weights(Path(file), tensors, {"architecture": ARCHITECTURE, "fingerprint": self.fingerprint})
+
+    @classmethod
+    def load(cls, file: str | Path) -> WordTable:
+        """Read a table. Raises ModelError where it is missing, damaged or something else."""
+        weights = load_weights(Path(file))
+        if weights.metadata.get("architecture") != ARCHITECTURE:
+            raise ModelError(f"{file} holds no word table ({ARCHITECTURE!r}). Make one: tianwen train words")
+        held = weights.tensors
+        table = cls(bytes(held["words"].numpy()).decode().split("\n"), held["codes"], held["scale"])
+        table.__dict__["fingerprint"] = weights.metadata["fingerprint"]  # the file's checksum covers it
+        return table
+
+
+def bundled_table() -> WordTable:
+    """The table that comes with Tianwen: Chinese and English."""
+    return WordTable.load(BUNDLED)
+
+
+def table_from_vectors(files: Sequence[str | Path], most: Sequence[int], *, width: int | None = None) -> WordTable:
+    """The first `most` words of each file of word vectors (one number for all, or one each), in turn.
+
+    `width`: keep so many numbers of each vector, the principal components of its file. A word of several files has the
+    vector of the first. Raises InputError for unreadable files, and for vectors of different widths.
+    """
+    counts = list(most) * len(files) if len(most) == 1 else list(most)
+    if not files or len(counts) != len(files):
+        raise InputError(f"{len(files)} files of word vectors, and how many words of each: {counts}. One number each.")
+    read = [read_word_vectors(file, most=count) for file, count in zip(files, counts, strict=True)]
+    if width is not None:
+        read = [(words, principal_components(table, width)) for words, table in read]
+    widths = [table.shape[1] for _, table in read]
+    if len(set(widths)) > 1:
+        raise InputError(f"The files have vectors of {widths} numbers. Bring them to one length with width.")
+    longest = max(len(words) for words, _ in read)
+    places = [(row, one) for row in range(longest) for one, (words, _) in enumerate(read) if row < len(words)]
+    chosen: dict[str, tuple[int, int]] = {}
+    for one in range(len(read)):  # the first file's words are taken first, whatever their rank
+        for row, owner in places:
+            if owner == one:
+                chosen.setdefault(read[one][0][row], (row, one))
+    ordered = sorted(chosen, key=lambda word: chosen[word])
+    return WordTable.of(ordered, np.stack([read[one][1][row] for row, one in (chosen[word] for word in ordered)]))
+
+
+def find_table(folder: Path, fingerprint: str) -> WordTable:
+    """The table that a model was trained with: in its folder, or the bundled one. Raises ModelError without it."""
+    found = []
+    for file in (folder / FILE, BUNDLED):
+        if file.is_file():
+            table = WordTable.load(file)
+            if table.fingerprint == fingerprint:
+                return table
+            found.append(f"{file} is another ({table.fingerprint})")
+    told = "; ".join(found) or "there is none"
+    raise ModelError(
+        f"The model in {str(folder)!r} was trained with a word table ({fingerprint}), and {told}. "
+        f"Copy all files of the model again, {FILE} too."
+    )
+
+
+def keep_table(folder: Path, table: WordTable) -> None:
+    """Put the table into a model's folder, unless it is there already."""
+    file = folder / FILE
+    if not (file.is_file() and WordTable.load(file).fingerprint == table.fingerprint):
+        table.save(file)
