@@ -23,7 +23,8 @@ whose pairs all score in head and tail map, with row <= column. `examples/8888_o
 Tianwen is installed, `tianwen.extract.decode` does it without torch, on what `text_maps_of` makes of the outputs.
 
 The metadata of the file: architecture, labels (JSON: entities, predicates, roles), settings (JSON: threshold,
-thresholds, length and overlap of windows, longest), config (JSON), tokenizer (fingerprint), tianwen (version).
+thresholds, length and overlap of windows, longest), config (JSON), tokenizer (fingerprint), tianwen (version), and
+words (fingerprint of the table whose words' vectors are read, where there is one: the graph holds it).
 """
 
 from __future__ import annotations
@@ -56,14 +57,17 @@ def export_extractor(folder: str | Path | None, file: str | Path) -> Exported:
     model, tokenizer, schema, settings = model_files.load_extractor(BUNDLED if folder is None else Path(folder))
     config = model.eval().config
     labels = {"entities": config.entity_labels, "predicates": config.predicates, "roles": config.roles}
+    metadata = {
+        "labels": labels,
+        "settings": asdict(settings),
+        "config": asdict(config),
+        "tokenizer": tokenizer.fingerprint,
+    }
+    if model.encoder.words is not None:
+        metadata["words"] = model.encoder.words.table.fingerprint
     reader = Reader(
         model_files.ARCHITECTURE,
-        {
-            "labels": labels,
-            "settings": asdict(settings),
-            "config": asdict(config),
-            "tokenizer": tokenizer.fingerprint,
-        },
+        metadata,
         {"tokenizer.json": as_saved(tokenizer), "schema.json": as_saved(schema)},
     )
     graph = onnx_maps.extractor_graph(model)

@@ -28,6 +28,7 @@ from tianwen.backbone.onnx_layers import (
 from tianwen.extract.encoder import Encoder
 from tianwen.extract.gplinker import GPLinker, Projections
 from tianwen.extract.onnx_export import MAPS, PARTS
+from tianwen.extract.onnx_words import word_share
 from tianwen.extract.pointer import EfficientGlobalPointer, GlobalPointer, Pointer
 from tianwen.text import Tokenizer
 
@@ -44,12 +45,15 @@ def extractor_graph(model: GPLinker) -> Graph:
 
 
 def _extra(graph: Graph, encoder: Encoder, rows: Rows) -> Value | None:
-    """What neighbours add to the embeddings [B, T, d]; padding has no vector."""
-    if encoder.neighbours is None:
-        return None
-    vectors = graph.add("Mul", token_vectors(graph, encoder.backbone, rows.ids), rows.inside)
-    around = graph.add("Concat", *shifted(graph, vectors, encoder.reach), axis=-1)
-    return product(graph, around, "neighbours", encoder.neighbours.weight)
+    """What neighbours and words add to the embeddings [B, T, d]; padding has no vector."""
+    shares = []
+    if encoder.neighbours is not None:
+        vectors = graph.add("Mul", token_vectors(graph, encoder.backbone, rows.ids), rows.inside)
+        around = graph.add("Concat", *shifted(graph, vectors, encoder.reach), axis=-1)
+        shares.append(product(graph, around, "neighbours", encoder.neighbours.weight))
+    if encoder.words is not None:
+        shares.append(word_share(graph, encoder.words, rows))
+    return None if not shares else shares[0] if len(shares) == 1 else graph.add("Add", *shares)
 
 
 def _pointer(graph: Graph, pointer: Pointer, name: str, states: Value, rows: Rows) -> None:
