@@ -402,6 +402,8 @@ def test_eval_prints_numbers_for_people_and_programs(run, kb, monkeypatch, tmp_p
     numbers = json.loads(run("eval", "ask", "--kb", kb, "--questions", "q.tsv", "--beams", "8", "--json").stdout)
     assert numbers["in_knowledge_base"] == 1.0
     assert seen == [("Mars", 4), ("Mars", 8)]
+    (tmp_path / "none.tsv").write_text("question\tsubject\tpredicate\n", encoding="utf-8")
+    assert "no question in none.tsv" in run("eval", "ask", "--kb", kb, "--questions", "none.tsv", exit_code=1).stderr
 
 
 def _at_least(threshold):

@@ -98,9 +98,15 @@ def test_a_source_without_facts_makes_no_knowledge_base(tmp_path):
     (tmp_path / "a.tsv").write_text("no fact here\n")
     with pytest.raises(InputError, match=r"no fact to build .* 1 line left out"):
         KnowledgeBase.build(tmp_path / "a.tsv", tmp_path / "k", tokenizer=TOKENIZER)
+    (tmp_path / "wide.csv").write_text("name,price,colour,size,made in,stock\nshirt,$19,white,L,Ningbo,3\n")
+    with pytest.raises(InputError, match=r"a line for each thing .* has to be turned first"):
+        KnowledgeBase.build(tmp_path / "wide.csv", tmp_path / "k", tokenizer=TOKENIZER)
+    (tmp_path / "two.tsv").write_text("one\ttwo\n")
+    with pytest.raises(InputError, match=r"2 columns, 3 to 5 are allowed\)\.$"):
+        KnowledgeBase.build(tmp_path / "two.tsv", tmp_path / "k", tokenizer=TOKENIZER)
     with pytest.raises(InputError, match="none of them"):
         KnowledgeBase.build(5, tmp_path / "k", tokenizer=TOKENIZER)  # pyright: ignore[reportArgumentType]
-    assert os.listdir(tmp_path) == ["a.tsv"]
+    assert sorted(os.listdir(tmp_path)) == ["a.tsv", "two.tsv", "wide.csv"]
 
 
 def test_an_empty_knowledge_base_can_be_opened_asked_and_filled(tmp_path):

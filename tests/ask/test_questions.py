@@ -111,8 +111,11 @@ def test_a_tab_separated_line_with_too_little_is_named(tmp_path, line):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match="no question file"):
         read_questions([tmp_path / "none"])
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"cannot be read: Is a directory\.$"):
         read_questions([tmp_path])
+    (tmp_path / "half.jsonl").write_text('{"question": "法国？"}')
+    with pytest.raises(InputError, match=r"this one is not: it has no 'answer'\.$"):
+        read_questions([tmp_path / "half.jsonl"])
     (tmp_path / "gbk").write_bytes("白蛇的导演".encode("gbk"))
     with pytest.raises(InputError, match="UTF-8"):
         read_questions([tmp_path / "gbk"])

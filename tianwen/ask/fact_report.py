@@ -16,6 +16,7 @@ and `Report.keep` returns the rows that are facts, with the five columns of `fac
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -95,6 +96,16 @@ class Report:
             return text + "."
         reasons = "; ".join(f"{times:,} x {reason}" for reason, times in self.reasons.most_common(5))
         return f"{text}; {count(self.skipped, 'line')} left out ({reasons})."
+
+    def advice(self) -> str:
+        """What to do where tables had more columns than a fact has parts; else nothing."""
+        widths = [int(found[1]) for reason in self.reasons if (found := re.match(r"(\d+) columns, ", reason))]
+        if max(widths, default=0) <= 5:
+            return ""
+        return (
+            " A line is a fact: subject, predicate, object. A table with a line for each thing and a column for each "
+            "predicate has to be turned first; the quickstart shows how (docs/quickstart.md, part 1)."
+        )
 
 
 def _split_senses(raw: pl.DataFrame) -> pl.DataFrame:

@@ -81,7 +81,9 @@ class KnowledgeBase:
             with Scratch(folder) as scratch:
                 loaded = gather_numbered(source, report, scratch, bound=bound, progress=progress)
                 if not loaded.facts.height and (loaded.files or report.skipped):
-                    raise InputError(f"There is no fact to build a knowledge base from. {report.summary()}")
+                    raise InputError(
+                        f"There is no fact to build a knowledge base from. {report.summary()}{report.advice()}"
+                    )
                 if progress is not None:
                     progress(0, loaded.facts.height, "indexing")
                 cls._written(folder, loaded, tokenizer, progress)

@@ -46,8 +46,10 @@ def _read(path: Path) -> Iterator[Question]:
         text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError as error:
         raise InputError(f"There is no question file {str(path)!r}.") from error
-    except (UnicodeDecodeError, OSError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"The question file {str(path)!r} cannot be read as UTF-8 text: {error}.") from error
+    except OSError as error:
+        raise InputError(f"The question file {str(path)!r} cannot be read: {error.strerror or error}.") from error
     start = text.lstrip()
     if _NLPCC_LINE.match(start):  # a question may itself begin with "<"
         return _nlpcc(text)
@@ -76,9 +78,10 @@ def _json_lines(path: Path, text: str) -> Iterator[Question]:
             _require_texts(read)
             yield read
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            wrong = f"it has no {error}" if isinstance(error, KeyError) else repr(error)
             raise InputError(
                 f"{path}, line {number}: a question is a JSON object with `question` and either `answer` "
-                f'("subject ||| predicate ||| object") or `subject`, `predicate`, `answer`; this one is not: {error!r}.'
+                f'("subject ||| predicate ||| object") or `subject`, `predicate`, `answer`; this one is not: {wrong}.'
             ) from error
 
 

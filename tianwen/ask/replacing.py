@@ -72,10 +72,12 @@ def _not_among(
 
 
 def _nothing_there(snapshot: Snapshot, wanted: dict[str, str | None]) -> str:
-    named = ", ".join(f"{field} {text!r}" for field, text in wanted.items() if text is not None)
+    named = ", ".join(
+        f"{field} {text!r}" if text else f"no {field}" for field, text in wanted.items() if text is not None
+    )
     message = f"No fact has {named}, so there is nothing to replace. Nothing was changed."
     if wanted["sense"] is not None and wanted["subject"] is not None:
         others = snapshot.find(wanted["subject"], wanted["predicate"], wanted["object"])
         if senses := list(dict.fromkeys(fact.sense for fact in others)):
             message += f" There are such facts with another sense: {', '.join(map(repr, senses))}."
-    return message + " To add a fact, use add."
+    return message + " To add one: tianwen add --kb DIR SUBJECT PREDICATE OBJECT (in Python: KnowledgeBase.add)."

@@ -15,6 +15,7 @@ import typer
 
 from tianwen.cli.asking_numbers import numbers_for_people
 from tianwen.cli.commands import KB, Json, Model, Quiet, app, evaluate, open_kb, say, table, train
+from tianwen.errors import InputError
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -49,7 +50,7 @@ Threshold = Annotated[
         metavar="P",
         min=0.0,
         max=1.0,
-        help="Below this probability say: I don't know. Without it the model's own, 0.2 of the bundled one.",
+        help="Below this probability say: I don't know. Without it the model's own, 0.4 of the bundled one.",
     ),
 ]
 
@@ -247,7 +248,9 @@ def evaluate_ask(
     from tianwen.ask.questions import read_questions
     from tianwen.terminal import progress
 
-    known = read_questions(questions)
+    if not (known := read_questions(questions)):
+        files = ", ".join(map(str, questions))
+        raise InputError(f"There is no question in {files}: a header alone, or nothing. Give at least one.")
     options = AskOptions(beams=beams, search=search.value, threshold=threshold)
     with open_kb(kb) as base, progress("Asking", quiet=quiet) as bar:
         asker = Asker.load(model)
