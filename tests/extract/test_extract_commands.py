@@ -28,7 +28,7 @@ def run(monkeypatch, tmp_path):
     """Run a command in an empty folder with a page."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "decode_windows", Parrot([("战神", 0), ("肯尼迪", 1)], [("战神", 0, "肯尼迪")]))
-    monkeypatch.setattr(Extractor, "load", classmethod(lambda cls, path=None: tiny_extractor()))
+    monkeypatch.setattr(Extractor, "load", classmethod(lambda cls, path=None, int8=False: tiny_extractor()))
     monkeypatch.setattr(cli.knowledge_base, "tokenizer_of", lambda model: TOKENIZER)
     (tmp_path / "page.txt").write_text(f"昨天，{LAUNCH}", encoding="utf-8")
 

@@ -62,8 +62,8 @@ class MatcherSettings:
     synthetic: float = 0.2
     english: float = 0.3
     asked: int = 30
-    near: int = 1
-    others: int = 32
+    near: int = 2
+    others: int = 160
     dropout: float = 0.1
     seed: int = 0
 

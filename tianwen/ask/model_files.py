@@ -102,7 +102,9 @@ def replace_settings(folder: Path, settings: AskerSettings) -> None:
 
 def load_asker(folder: Path) -> tuple[AskModel, Tokenizer, AskerSettings]:
     """Read a folder that `save_asker` wrote. Raises ModelError that says what is missing, damaged or different."""
-    weights = model_folder.open_weights(folder, architecture=ARCHITECTURE, kind="asker", train="tianwen train ask")
+    weights = model_folder.open_weights(
+        folder, architecture=ARCHITECTURE, kind="asker", train="tianwen train ask --kb DIR --out MODEL"
+    )
     metadata = weights.metadata
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     model_folder.require_reader(folder, "tokenizer", tokenizer.fingerprint, metadata["tokenizer"])

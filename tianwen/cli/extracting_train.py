@@ -161,7 +161,11 @@ def train_extract(
     _, numbers = learning.train_extract(texts, out, settings=how, start=encoder or model, words=read, quiet=quiet)
     if numbers["left_out"] and not quiet:
         print(f"tianwen: not labelled: {learning.told(numbers['left_out'])}.", file=sys.stderr)
-    say(f"{table({**numbers, **_told(numbers)})}\nUse it: tianwen extract --model {out} ...", numbers, as_json=as_json)
+    say(
+        f"{table({**numbers, **_told(numbers)})}\nUse it: tianwen extract --model {out} page.txt",
+        numbers,
+        as_json=as_json,
+    )
 
 
 def _told(numbers: dict[str, Any]) -> dict[str, Any]:

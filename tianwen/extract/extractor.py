@@ -18,6 +18,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from tianwen.backbone.int8 import quantise_for_inference
 from tianwen.backbone.linear import pack_for_inference
 from tianwen.errors import InputError, ModelError
 from tianwen.extract.annotation import Annotation
@@ -33,7 +34,10 @@ from tianwen.extract.verifier import without_crossings
 from tianwen.extract.windows import Window, merged, windows
 from tianwen.text import Tokenizer
 
-BUNDLED = Path(__file__).parent.parent / "models" / "extractor"
+_MODELS = Path(__file__).parent.parent / "models"
+BUNDLED = _MODELS / "extractor"
+NAMED = {"facts": BUNDLED, "entities": _MODELS / "entities"}
+"""The bundled models by name; a folder of that name comes first."""
 
 WINDOWS_AT_ONCE = 256
 """Windows that are read before any goes through the network: enough to find many of a length, little to hold."""
@@ -103,14 +107,22 @@ class Extractor:
         self.labels = Labels(tuple(config.entity_labels), tuple(config.predicates), tuple(config.roles))
 
     @classmethod
-    def load(cls, path: str | Path | None = None) -> Extractor:
-        """The bundled model, or one saved by training. Raises ModelError when the files are missing or damaged."""
+    def load(cls, path: str | Path | None = None, *, int8: bool = False) -> Extractor:
+        """The bundled model for facts, the bundled one for "entities", or one saved by training.
+
+        `int8`: products in int8, where PyTorch has them for this processor; faster, but what is found in a text may
+        then depend a little on the texts beside it. Raises ModelError when the files are missing or damaged.
+        """
         if path is None and not BUNDLED.exists():
             raise ModelError(
                 "This installation brings no extractor of its own. Train one: tianwen train extract --data FILE "
                 "--out MODEL, and name it: --model MODEL, or Extractor.load(MODEL)."
             )
-        return cls(*load_extractor(Path(path) if path is not None else BUNDLED))
+        folder = Path(path) if path is not None else BUNDLED
+        extractor = cls(*load_extractor(folder if folder.exists() else NAMED.get(str(folder), folder)))
+        if int8:
+            quantise_for_inference(extractor.model)
+        return extractor
 
     def save(self, path: str | Path) -> None:
         """Write model, tokenizer, schema and settings into the folder `path`."""

@@ -89,7 +89,7 @@ def save_extractor(
 def load_extractor(folder: Path) -> tuple[GPLinker, Tokenizer, Schema, ExtractorSettings]:
     """Read a folder that `save_extractor` wrote. Raises ModelError that says what is missing, damaged or different."""
     weights = model_folder.open_weights(
-        folder, architecture=ARCHITECTURE, kind="extractor", train="tianwen train extract"
+        folder, architecture=ARCHITECTURE, kind="extractor", train="tianwen train extract --data FILE --out MODEL"
     )
     metadata = weights.metadata
     tokenizer = Tokenizer.load(folder / "tokenizer.json")

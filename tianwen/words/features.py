@@ -45,7 +45,7 @@ class Spelling(NamedTuple):
 
 def spelt(table: WordTable, tokenizer: Tokenizer) -> Spelling:
     """The words that the vocabulary spells in at most LONGEST pieces; of words spelt alike, the first."""
-    letters = np.array([word.isascii() and word.isalpha() for word in table.words])
+    letters = np.array([word.isascii() and word.isalpha() for word in table.words], bool)
     others = np.flatnonzero(~letters)
     row_ptr, ids = tokenizer.ids_batch([table.words[row] for row in others])
     id_of = {piece: i for i, piece in enumerate(tokenizer.pieces)}
@@ -54,7 +54,7 @@ def spelt(table: WordTable, tokenizer: Tokenizer) -> Spelling:
     length = np.concatenate([np.diff(row_ptr), np.fromiter(map(len, cut), np.int64, len(cut))])
     ids = np.concatenate([ids, np.fromiter(chain.from_iterable(cut), np.int64)]).astype(np.int64)
     first = np.cumsum(length) - length
-    poor = np.array([piece in _POOR for piece in tokenizer.pieces])[ids]
+    poor = np.array([piece in _POOR for piece in tokenizer.pieces], bool)[ids]
     poor_before = np.concatenate([[0], np.cumsum(poor)])
     sound = (length > 0) & (length <= LONGEST) & (poor_before[first] == poor_before[first + length])
     rows, length, first = rows[sound], length[sound], first[sound]
