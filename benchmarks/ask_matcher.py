@@ -42,11 +42,11 @@ def kind(question: Question) -> str:
 
 def untrained(matcher: Matcher) -> Matcher:
     """The same words before any training: their vectors as they are, all words of equal weight."""
-    model = WordMatcher(matcher.model.vectors.float().numpy())
+    model = WordMatcher(matcher.model.vectors)
     with torch.no_grad():
         for linear in (model.question_weight, model.predicate_weight):
             linear.weight.zero_()
-    return Matcher(model, matcher.words, matcher.common)
+    return Matcher(model, matcher.table, matcher.asked_words)
 
 
 def exact(asker: Asker, kb: KnowledgeBase, questions: Sequence[Question], weight: float) -> dict[str, float]:

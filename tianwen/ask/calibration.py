@@ -68,7 +68,7 @@ def calibrate(
     rows: list[Scored] = []
     snapshot = kb.snapshot()
     questions = [question for question in questions if can_be_asked(asker, question.text)] if len(snapshot) else []
-    for scored in _scored(asker, snapshot, questions, options or AskOptions()):
+    for scored in scored_views(asker, snapshot, questions, options or AskOptions()):
         rows.extend(scored)
         if progress is not None:
             progress(len(rows) // 3, len(questions))
@@ -77,7 +77,7 @@ def calibrate(
         raise InputError(
             "Probabilities are fitted to answers: give questions that can be asked, and a base with facts."
         )
-    settings = _fitted(rows, asker.settings)
+    settings = fitted(rows, asker.settings)
     before, after = (
         _error([row for row in rows if row.weight == 1], s)
         for s in (replace(asker.settings, evidence=None, temperature=1.0), settings)
@@ -100,7 +100,7 @@ def calibrated_in_place(
     return Asker(asker.model, asker.tokenizer, settings, matcher=asker.matcher)
 
 
-def _scored(
+def scored_views(
     asker: Asker, snapshot: Snapshot, questions: Sequence[Question], how: AskOptions, *, batch: int = 32
 ) -> Iterator[list[Scored]]:
     """Three views of each question of a batch."""
@@ -128,7 +128,7 @@ def _scored(
         yield views
 
 
-def _fitted(rows: Sequence[Scored], settings: AskerSettings) -> AskerSettings:
+def fitted(rows: Sequence[Scored], settings: AskerSettings) -> AskerSettings:
     """Maximum likelihood over log T, b, w_s, w_p, w_f by gradient descent; no weight of evidence is negative."""
     width = max(len(row.score) for row in rows)
     scores = torch.full((len(rows), width), -1e9, dtype=torch.float64)

@@ -59,8 +59,8 @@ class MatcherSettings:
     steps: int = 3000
     batch: int = 64
     learning_rate: float = 2e-3
-    synthetic: float = 0.2
-    english: float = 0.3
+    synthetic: float = 0.35
+    english: float = 0.5
     asked: int = 30
     near: int = 2
     others: int = 160
