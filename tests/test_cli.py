@@ -406,6 +406,20 @@ def test_eval_prints_numbers_for_people_and_programs(run, kb, monkeypatch, tmp_p
     assert "no question in none.tsv" in run("eval", "ask", "--kb", kb, "--questions", "none.tsv", exit_code=1).stderr
 
 
+def test_a_table_of_things_that_is_read_as_facts_is_pointed_out(run, tmp_path):
+    goods = [f"货{i},{i}.5元,{100 - i}" for i in range(9)]
+    (tmp_path / "goods.csv").write_text("\n".join(["商品,价格,库存", *goods]), encoding="utf-8")
+    done = run("build", "goods.csv", "--kb", "one")
+    assert "10 of the first 10 facts have a predicate of their own (价格, 0.5元, 1.5元, ...)" in done.stderr
+    assert "quickstart" in done.stderr
+    assert "of their own" not in run("build", "goods.csv", "--kb", "two", "-q").stderr
+    facts = [f"货{i}\t{predicate}\t{i}" for i in range(9) for predicate in ("价格", "库存")]
+    (tmp_path / "facts.tsv").write_text("\n".join(facts), encoding="utf-8")
+    assert "of their own" not in run("build", "facts.tsv", "--kb", "three").stderr
+    (tmp_path / "few.csv").write_text("\n".join(goods[:6]), encoding="utf-8")
+    assert "of their own" not in run("build", "few.csv", "--kb", "four").stderr
+
+
 def _at_least(threshold):
     return {"threshold": threshold, "answered": 5.0, "em": 100.0}
 

@@ -27,6 +27,10 @@ from tianwen.counting import count
 from tianwen.errors import InputError
 
 PROBLEMS_KEPT = 1_000
+LOOKED_AT = 2_000
+"""Facts by which `Report.doubt` judges a table."""
+FEW = 8
+"""Of fewer facts it says nothing: they may well be of different kinds."""
 RAW_SCHEMA = {"line": pl.Int64, **dict.fromkeys(FIELDS, pl.String)}
 FACT_SCHEMA = dict.fromkeys(FIELDS, pl.String)
 
@@ -60,6 +64,7 @@ class Report:
     bytes_done: int = 0
     block_bytes: int | None = None  # text that is read at once, where memory is short
     _pending: list[Problem] = field(default_factory=list, repr=False)
+    _first: list[tuple[str, str]] = field(default_factory=list, repr=False)  # (subject, predicate) of the first facts
 
     def skip(self, file: str, line: int, reason: str, *, kind: str | None = None) -> None:
         """Note one line that is not a fact; `kind` is the reason without its numbers, for counting."""
@@ -85,6 +90,8 @@ class Report:
             judged = judged.filter(pl.col("problem").is_null())
         self.settle()
         self.rows += judged.height
+        if (room := LOOKED_AT - len(self._first)) > 0:
+            self._first += judged.select("subject", "predicate").head(room).iter_rows()
         return judged.select(FIELDS)
 
     def summary(self) -> str:
@@ -100,12 +107,22 @@ class Report:
     def advice(self) -> str:
         """What to do where tables had more columns than a fact has parts; else nothing."""
         widths = [int(found[1]) for reason in self.reasons if (found := re.match(r"(\d+) columns, ", reason))]
-        if max(widths, default=0) <= 5:
+        return f" {_TURN}" if max(widths, default=0) > 5 else ""
+
+    def doubt(self) -> str:
+        """A sentence where facts look like the lines of a wide table: hardly two share a subject or a predicate."""
+        subjects, predicates = (list(dict.fromkeys(pair[i] for pair in self._first)) for i in (0, 1))
+        lines = len(self._first)
+        if lines < FEW or len(subjects) < 0.9 * lines or len(predicates) < 0.5 * lines:
             return ""
-        return (
-            " A line is a fact: subject, predicate, object. A table with a line for each thing and a column for each "
-            "predicate has to be turned first; the quickstart shows how (docs/quickstart.md, part 1)."
-        )
+        shown = ", ".join(predicates[:3])
+        return f"{len(predicates):,} of the first {lines:,} facts have a predicate of their own ({shown}, ...). {_TURN}"
+
+
+_TURN = (
+    "A line is a fact: subject, predicate, object. A table with a line for each thing and a column for each "
+    "predicate has to be turned first; the quickstart shows how (docs/quickstart.md, part 1)."
+)
 
 
 def _split_senses(raw: pl.DataFrame) -> pl.DataFrame:

@@ -248,6 +248,8 @@ def name_skipped(report: Report, *, quiet: bool, most: int = 10) -> None:
         print(f"tianwen: left out: {problem}", file=sys.stderr)
     if report.skipped > most:
         print(f"tianwen: ... and {count(report.skipped - most, 'more line')}", file=sys.stderr)
+    if doubt := report.doubt():
+        print(f"tianwen: {doubt}", file=sys.stderr)
 
 
 def as_counts(report: Report) -> dict[str, Any]:
