@@ -25,7 +25,8 @@ from tianwen.ask.matcher import (
 from tianwen.ask.matcher_learning import Comparisons, MatcherSettings, _asked, train_matcher
 from tianwen.ask.questions import Question
 from tianwen.cli import app
-from tianwen.errors import InputError, ModelError
+from tianwen.errors import InputError, ModelError, TrainingError
+from tianwen.training.weights import save_weights
 from tianwen.words.lists import Words, units_of
 from tianwen.words.table import WordTable
 
@@ -282,3 +283,86 @@ def test_a_predicate_asked_for_often_counts_like_its_square_root():
     source = Comparisons(questions, Words(COMMON), len(COMMON), MatcherSettings(batch=64, near=0, others=0))
     drawn = [source._draw(random.Random(n)).predicate for n in range(2000)]
     assert 0.06 < drawn.count("导演") / 2000 < 0.13  # 1 / (1 + sqrt(100)) = .09
+
+
+def stopped(tmp_path, monkeypatch, table):
+    """A training that was stopped after its first checkpoint."""
+    from tianwen.ask import matcher_learning
+
+    questions, _ = files(tmp_path)
+    calls, real = [0], matcher_learning.matcher_loss
+
+    def stopping(model, batch):
+        calls[0] += 1
+        if calls[0] == 5:
+            raise RuntimeError("stop")
+        return real(model, batch)
+
+    monkeypatch.setattr(matcher_learning, "matcher_loss", stopping)
+    with pytest.raises(RuntimeError, match="stop"):
+        train_matcher(questions, table, tmp_path / "out", settings=SMALL, quiet=True, checkpoint_every=2)
+    monkeypatch.setattr(matcher_learning, "matcher_loss", real)
+    return questions
+
+
+def test_a_stopped_training_does_not_go_on_with_another_table(tmp_path, monkeypatch):
+    questions = stopped(tmp_path, monkeypatch, TABLE)
+    with pytest.raises(TrainingError, match=f"data.table was '{TABLE.fingerprint}'"):
+        train_matcher(questions, WordTable.of(COMMON, vectors(5)), tmp_path / "out", settings=SMALL, quiet=True)
+    train_matcher(questions, TABLE, tmp_path / "out", settings=SMALL, quiet=True)
+
+
+def test_a_finished_matcher_is_replaced_from_the_start_whatever_the_settings(tmp_path):
+    questions, words = files(tmp_path)
+    tiny_asker().save(tmp_path / "model")
+    begin = ["train", "matcher", "--words", str(words), "--questions", str(questions[0]), "-q"]
+    model = ["--model", str(tmp_path / "model")]
+    assert CliRunner().invoke(app, [*begin, *model, "--steps", "2"]).exit_code == 0
+    first = Matcher.load(tmp_path / "model")
+    done = CliRunner().invoke(app, [*begin, *model, "--steps", "4", "--seed", "1", "--replace"])
+    assert done.exit_code == 0, done.output
+    second = Matcher.load(tmp_path / "model")
+    assert first is not None
+    assert second is not None
+    assert not torch.equal(first.model.question_whole.weight, second.model.question_whole.weight)
+
+
+def test_a_matcher_without_words_of_questions_comes_back_without(tmp_path):
+    model = WordMatcher(TABLE.vectors, [])
+    Matcher(model, TABLE).save(tmp_path)
+    again = Matcher.load(tmp_path)
+    assert again is not None
+    assert again.asked_words == []
+    assert torch.equal(again.model.rarity, model.rarity)
+
+
+def test_a_matcher_of_an_older_form_says_what_to_do(tmp_path):
+    save_weights(tmp_path / FILE, {"a": torch.zeros(2)}, {"architecture": "tianwen matcher 1"})
+    with pytest.raises(ModelError, match=f"train matcher --model {tmp_path} --questions FILE --replace; or remove"):
+        Matcher.load(tmp_path)
+
+
+@pytest.mark.parametrize("known", [[], ["口感"], ["口感", "导演"], ["龘"]])
+def test_nothing_and_odd_characters_have_a_fit_too(known):
+    one = matcher()
+    one = Matcher(one.model, TABLE, ASKED, known_predicates(one.words, one.common, known))
+    for question, subject, predicate in [
+        ("", "", ""),
+        ("红酒", "红酒", "口感"),
+        ("", "", "口感"),
+        ("红酒的味道", "红酒", ""),
+        ("x" * 999, "x", "口感" * 99),
+        ("\ud800\0", "\ud800", "\ud800龘"),
+    ]:
+        found = one.fit(question, subject, predicate)
+        assert found <= 1e-6
+        assert np.isfinite(found)
+        if known in ([], ["龘"]) or (known == ["口感"] and predicate == "口感"):
+            assert found == pytest.approx(0, abs=1e-6)
+
+
+def test_a_byte_that_is_no_text_is_no_word_that_questions_have():
+    questions = [Question("天问\ud800\ud801谁拍的", "天问", "导演")] * 3
+    added, _ = _asked(TABLE, questions, 3)
+    "".join(added).encode()
+    assert "谁拍" in added

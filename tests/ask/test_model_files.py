@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tests.ask.small import FACTS, QUESTIONS, TOKENIZER, built, same_answers, shown, tiny_asker, tiny_model
 from tianwen.ask.asker import Asker
 from tianwen.ask.model_files import ARCHITECTURE, AskerSettings, load_asker, replace_settings, save_asker
-from tianwen.errors import ModelError
+from tianwen.errors import InputError, ModelError
 from tianwen.text import Tokenizer
 from tianwen.training.weights import load_weights, save_weights
 
@@ -150,5 +150,14 @@ def test_settings_that_this_version_does_not_know_are_left_out(folder):
 
 
 def test_a_model_of_before_the_matchers_evidence_is_read(tmp_path):
-    tiny_asker(evidence=(2.0, 0.3, 0.1)).save(tmp_path)
+    tiny_asker(evidence=(2.0, 0.3, 0.1, 0.7)).save(tmp_path)
+    weights = load_weights(tmp_path / "model.safetensors")
+    older = weights.metadata | {"settings": weights.metadata["settings"] | {"evidence": [2.0, 0.3, 0.1]}}
+    save_weights(tmp_path / "model.safetensors", weights.tensors, older)
     assert Asker.load(tmp_path).settings.evidence == (2.0, 0.3, 0.1, 0.0)
+
+
+@pytest.mark.parametrize("odd", [(1.0, 0.5, 0.25), (1.0,) * 5, (1.0, 0.5, float("nan"), 0.0)])
+def test_evidence_is_four_numbers(odd):
+    with pytest.raises(InputError, match="four numbers"):
+        AskerSettings(evidence=odd)

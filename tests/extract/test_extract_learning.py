@@ -1,6 +1,8 @@
 """Training end to end on texts of a few words: it learns, resumes bit for bit, goes on from other models."""
 
+import copy
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +12,22 @@ import torch
 from typer.testing import CliRunner
 
 from tianwen.cli import app
-from tianwen.errors import InputError, ModelError
+from tianwen.errors import InputError, ModelError, TrainingError
+from tianwen.extract.encoder import Encoder
+from tianwen.extract.extractor import Extractor
 from tianwen.extract.labels import Example
-from tianwen.extract.learning import TrainExtractSettings, longest_mentions, read_texts, train_extract, usual_protocol
+from tianwen.extract.learning import (
+    Texts,
+    TrainExtractSettings,
+    longest_mentions,
+    read_texts,
+    train_extract,
+    usual_protocol,
+)
 from tianwen.extract.schema import EventType, RelationType, Schema
 from tianwen.extract.start import read_start
+from tianwen.training.weights import load_weights
+from tianwen.words.table import WordTable, bundled_table
 
 BUNDLED_ASKER = Path(__file__).parents[2] / "tianwen" / "models" / "asker"
 SMALL = TrainExtractSettings(
@@ -187,3 +200,87 @@ def test_check_fails_on_errors(tmp_path: Path) -> None:
     checked = CliRunner().invoke(app, ["train", "extract", "--data", str(data), "--check"])
     assert checked.exit_code == 1
     assert "error" in checked.output
+
+
+def word_table(seed: int = 0, width: int = 6) -> WordTable:
+    words = ["天问", "嫦娥", "酒泉", "太原", "发射", "升空"]
+    return WordTable.of(words, np.random.default_rng(seed).normal(size=(len(words), width)).astype(np.float32))
+
+
+ONCE = replace(SMALL, epochs=1, learning_rate=1e-9)
+
+
+@pytest.fixture(scope="module")
+def reading_words(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Texts]:
+    folder = tmp_path_factory.mktemp("words")
+    texts = read_texts([file(folder, "train.json", shift=0)])
+    train_extract(texts, folder / "model", settings=ONCE, words=word_table(), quiet=True)
+    return folder / "model", texts
+
+
+@pytest.mark.parametrize("other", [word_table(1), None])
+def test_a_run_goes_on_with_its_own_word_table_only(reading_words: tuple[Path, Texts], other: WordTable | None) -> None:
+    folder, texts = reading_words
+    with pytest.raises(TrainingError, match=f"data.word_table was '{word_table().fingerprint}'"):
+        train_extract(texts, folder, settings=ONCE, words=other, quiet=True)
+    train_extract(texts, folder, settings=ONCE, words=word_table(), quiet=True)
+
+
+def test_what_is_learnt_of_words_goes_on_with_the_same_table_only(
+    reading_words: tuple[Path, Texts], tmp_path: Path
+) -> None:
+    folder, texts = reading_words
+    learnt = Extractor.load(folder).model.encoder
+    assert learnt.words is not None
+
+    def begun(name: str, words: WordTable | None) -> Encoder:
+        how = replace(ONCE, seed=5)
+        extractor, _ = train_extract(texts, tmp_path / name, settings=how, start=folder, words=words, quiet=True)
+        assert torch.allclose(extractor.model.encoder.backbone.tokens.weight, learnt.backbone.tokens.weight, atol=1e-6)
+        return extractor.model.encoder
+
+    same, other = begun("same", word_table()).words, begun("other", word_table(1)).words
+    wider, none = begun("wider", word_table(1, 7)).words, begun("none", None).words
+    assert same is not None
+    assert other is not None
+    assert wider is not None
+    assert none is None
+    assert torch.allclose(same.mix.weight, learnt.words.mix.weight, atol=1e-6)
+    assert not torch.allclose(other.mix.weight, learnt.words.mix.weight, atol=1e-3)
+    assert wider.mix.weight.shape == (32, 28)
+
+
+def test_the_command_goes_on_with_the_models_own_table(reading_words: tuple[Path, Texts], tmp_path: Path) -> None:
+    folder, _ = reading_words
+    data = str(file(tmp_path, "train.json", shift=0))
+    begin = ["train", "extract", "--data", data, "--epochs", "0.1", "--batch", "320", "-q"]
+
+    def used(*more: str) -> str | None:
+        out = str(tmp_path / f"out{len(list(tmp_path.iterdir()))}")
+        done = CliRunner().invoke(app, [*begin, "--out", out, *more])
+        assert done.exit_code == 0, done.output
+        words = Extractor.load(out).model.encoder.words
+        return words and words.table.fingerprint
+
+    assert used("--model", str(folder)) == word_table().fingerprint
+    assert used("--model", str(folder), "--words", "none") is None
+    word_table(1).save(tmp_path / "t.safetensors")
+    small = ("--layers", "1", "--width", "32", "--vocabulary", "500")
+    assert used(*small, "--words", str(tmp_path / "t.safetensors")) == word_table(1).fingerprint
+    assert used(*small) == bundled_table().fingerprint
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_words_are_read_under_autocast_by_averages_and_by_the_best_weights(tmp_path: Path, precision: str) -> None:
+    texts = read_texts([file(tmp_path, "a.json", shift=0)], [file(tmp_path, "b.json", shift=2)])
+    how = replace(SMALL, epochs=3, precision=precision)
+    one, _ = train_extract(texts, tmp_path / "m", settings=how, words=word_table(), ema_decay=0.9, quiet=True)
+    best = load_weights(tmp_path / "m" / "run" / "best.safetensors").tensors
+    assert not any(name.endswith(("vectors", "hashes", "rows")) for name in best)
+    mix = one.model.encoder.words
+    assert mix is not None
+    assert torch.equal(mix.mix.weight, best["encoder.words.mix.weight"])
+    again = Extractor.load(tmp_path / "m")
+    copied = pickle.loads(pickle.dumps(again))
+    for text in ("昨天天问一号从酒泉发射。", ""):
+        assert one.extract(text) == again.extract(text) == copied.extract(text) == copy.deepcopy(again).extract(text)

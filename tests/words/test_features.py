@@ -136,3 +136,21 @@ def test_a_model_without_its_words_is_refused():
         GPLinker(config)
     with pytest.raises(InputError, match="of 0 numbers"):
         GPLinker(GPLinkerConfig(shape(), entity_labels=("x",)), WordFeatures(table(), TOKENIZER, 16))
+
+
+def test_a_published_vocabulary_spells_words_as_its_tokenizer_does():
+    pieces = ["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "天", "问", "一", "号", "car", "##pet", "##s"]
+    bert = Tokenizer([*pieces, "a", "##b", "3"], style="bert")
+    words = ["天问", "天龘", "carpet", "carpets", "carx", "ab", "3", "问一号天问一", "问一号天问一号"]
+    spelling = spelt(table(words=words), bert)
+    assert sorted(words[row] for row in spelling.rows) == ["3", "ab", "carpet", "carpets", "天问", "问一号天问一"]
+    features = WordFeatures(table(words=words), bert, 4)
+    found = features.feature(torch.tensor([bert.ids("天问 carpets 天龘").tolist()]))
+    assert found.any(-1).tolist() == [[True] * 5 + [False] * 2]
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_the_share_of_words_has_the_models_type(kind):
+    found = features().to(kind)(torch.tensor([TOKENIZER.ids("天问").tolist()]))
+    assert found.dtype == kind
+    assert features().feature(torch.zeros(0, 3, dtype=torch.long)).shape == (0, 3, ROLES * 5)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -123,3 +126,58 @@ def test_the_command_makes_a_table(tmp_path):
     (tmp_path / "bad.txt").write_text("not vectors")
     bad = CliRunner().invoke(app, ["train", "words", "--vectors", str(tmp_path / "bad.txt"), "--out", "x"])
     assert bad.exit_code == 1
+
+
+@pytest.mark.parametrize("word", ["", "a\nb", "Cat", "Ａ", "a b", "月\ud800"])
+def test_a_word_that_no_text_can_hold_is_refused(word):
+    with pytest.raises(InputError, match="cannot be found in a text"):
+        made(("月", word))
+
+
+@pytest.mark.parametrize("rows", [np.ones((0, 4)), np.ones((1, 0)), np.ones(1), np.full((1, 2), np.nan), [[0.0, 1e5]]])
+def test_vectors_that_are_none_are_refused(rows):
+    rows = np.array(rows, np.float32)
+    with pytest.raises(InputError, match="row of numbers"):
+        WordTable.of(["月"][: len(rows)], rows)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"codes": None},
+        {"words": torch.tensor([255], dtype=torch.uint8)},
+        {"words": torch.tensor([97, 10, 98], dtype=torch.uint8)},
+        {"scale": torch.ones(2)},
+        {"codes": torch.ones(3, dtype=torch.int8)},
+    ],
+)
+def test_a_file_that_only_says_that_it_is_a_table_is_refused(tmp_path, other):
+    from tianwen.training.weights import save_weights
+
+    table = made()[0]
+    words = torch.frombuffer(bytearray("\n".join(table.words).encode()), dtype=torch.uint8)
+    tensors = {"codes": table.codes, "scale": table.scale, "words": words} | other
+    about = {"architecture": tables.ARCHITECTURE, "fingerprint": "0"}
+    save_weights(tmp_path / FILE, {name: one for name, one in tensors.items() if one is not None}, about)
+    with pytest.raises(ModelError, match="says that it is a word table"):
+        WordTable.load(tmp_path / FILE)
+
+
+def test_a_damaged_file_beside_a_model_does_not_keep_it_from_being_saved(tmp_path):
+    (tmp_path / FILE).write_bytes(b"half a download")
+    keep_table(tmp_path, made()[0])
+    assert WordTable.load(tmp_path / FILE).words == made()[0].words
+
+
+def test_models_of_a_process_share_a_table_until_its_file_is_another(tmp_path):
+    table, other = made()[0], made(seed=3)[0]
+    keep_table(tmp_path, table)
+    one = find_table(tmp_path, table.fingerprint)
+    assert find_table(tmp_path, table.fingerprint) is one
+    assert copy.deepcopy(one) is one
+    assert pickle.loads(pickle.dumps(one)).fingerprint == one.fingerprint
+    keep_table(tmp_path, other)
+    assert find_table(tmp_path, other.fingerprint).fingerprint == other.fingerprint
+    (tmp_path / FILE).unlink()
+    with pytest.raises(ModelError, match="word table"):
+        find_table(tmp_path, other.fingerprint)

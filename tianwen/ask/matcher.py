@@ -215,7 +215,9 @@ class Matcher:
             **self.model.state_dict(),
             "asked": asked[self.model.slot[asked].argsort()],
             "known": self.known.int(),
-            "words": torch.frombuffer(bytearray("\n".join(self.asked_words).encode() + b"\n"), dtype=torch.uint8),
+            "words": torch.frombuffer(
+                bytearray("".join(f"{word}\n" for word in self.asked_words).encode() or b"\n"), dtype=torch.uint8
+            ),
         }
         keep_table(folder, self.table)
         metadata = {"architecture": ARCHITECTURE, "words": self.table.fingerprint}
@@ -229,9 +231,12 @@ class Matcher:
             return None
         weights = load_weights(file)
         if weights.metadata.get("architecture") != ARCHITECTURE:
-            raise ModelError(f"{file} holds no matcher that this version reads ({ARCHITECTURE!r}). Train it again.")
+            raise ModelError(
+                f"{file} holds no matcher that this version reads ({ARCHITECTURE!r}). Train it again: tianwen train "
+                f"matcher --model {folder} --questions FILE --replace; or remove the file: the asker does without."
+            )
         tensors = dict(weights.tensors)
-        asked_words = bytes(tensors.pop("words").numpy()).decode().splitlines()
+        asked_words = bytes(tensors.pop("words").numpy()).decode().split()
         known = tensors.pop("known").long().numpy()
         table = find_table(folder, weights.metadata["words"])
         model = WordMatcher(with_asked(table, asked_words), tensors.pop("asked").tolist())

@@ -10,6 +10,7 @@ Post: 8802 (an addition of ours). Notation: B questions, m different predicates 
 from __future__ import annotations
 
 import random
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -78,7 +79,8 @@ def train_matcher(
 ) -> Matcher:
     """Train a matcher on question files and a word table, and save it in the asker's folder `out`; returns it.
 
-    Its run, for resuming, is in `out`/matcher_run. Raises InputError for unreadable files or questions without paths.
+    Its run is in `out`/matcher_run, with what a stopped training goes on from; a finished one leaves its log there, so
+    that the next begins anew. Raises InputError for unreadable files or questions without paths.
     """
     how = settings or MatcherSettings()
     read = [q for q in read_questions(questions) if q.text.strip() and q.subject.strip() and q.predicate.strip()]
@@ -92,9 +94,10 @@ def train_matcher(
     if how.synthetic:
         names = [(q.subject, q.sense) for q in read]
         cold = ColdStart(names, [q.predicate for q in read], english=how.english)
-    source = Comparisons(read, words, len(table.words), how, invent=cold and cold.question)
+    source = Comparisons(read, words, len(table.words), how, invent=cold and cold.question, table=table.fingerprint)
     known = known_predicates(words, len(table.words), [*source.predicates, *(cold.english if cold else ())])
     optimiser = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=0.01)
+    run = Path(out) / "matcher_run"
     warmup = min(100, max(1, how.steps // 10))
     fit(
         model,
@@ -103,10 +106,11 @@ def train_matcher(
         optimiser=optimiser,
         schedule=piecewise_linear({0: 0.0, warmup: 1.0, max(how.steps, warmup + 1): 0.01}),
         settings=FitSettings(steps=how.steps, seed=how.seed, **fit_options),
-        folder=Path(out) / "matcher_run",
+        folder=run,
     )
     matcher = Matcher(model, table, asked_words, known)
     matcher.save(Path(out))
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
     return matcher
 
 
@@ -134,9 +138,11 @@ class Comparisons:
         settings: MatcherSettings,
         *,
         invent: Invent | None = None,
+        table: str = "",
     ) -> None:
+        """`table` is the fingerprint of the words' vectors."""
         self.questions, self.words, self.common, self.settings = list(questions), words, common, settings
-        self.invent = invent
+        self.invent, self.table = invent, table
         asked = Counter(normalised(question.predicate) for question in self.questions)
         self.predicates = list(asked)
         self.odds = list(accumulate(asked[normalised(q.predicate)] ** -0.5 for q in self.questions))
@@ -151,6 +157,7 @@ class Comparisons:
             "kind": "matcher comparisons",
             "questions": len(self.questions),
             "words": len(self.words),
+            "table": self.table,
             **asdict(self.settings),
         }
 

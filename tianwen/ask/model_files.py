@@ -53,6 +53,11 @@ class AskerSettings:
                 "match_weight at least 0; "
                 f"given was {self}."
             )
+        if self.evidence is not None and not (len(self.evidence) == 4 and np.isfinite(self.evidence).all()):
+            raise InputError(
+                "An asker's evidence is four numbers (bias, weights of subject, of predicate and of the matcher's fit) "
+                f"or None; given was {self.evidence}."
+            )
         if min(self.max_question, self.most_candidates) < 1:
             raise InputError(f"An asker reads at least 1 token and scores at least 1 candidate; given was {self}.")
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tianwen.cli.commands import Json, Quiet, say, table, train
+
+if TYPE_CHECKING:
+    from tianwen.words.table import WordTable
 
 
 class Mixer(str, Enum):
@@ -59,13 +62,14 @@ def train_extract(
         Path | None, typer.Option("--encoder", metavar="DIR", help="Start from a pretrained one; see: train encoder")
     ] = None,
     words: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--words",
             metavar="FILE",
-            help="A word table whose vectors are read with the text (see: train words), bundled, or none.",
+            help="A word table whose vectors are read with the text (see: train words), bundled, or none; "
+            "if not given, that of --model, or the bundled one.",
         ),
-    ] = "bundled",
+    ] = None,
     mixer: Annotated[
         Mixer, typer.Option("--mixer", help="What carries words to each other, from scratch.")
     ] = Mixer.lru,
@@ -121,7 +125,6 @@ def train_extract(
         raise typer.BadParameter("Training begins from one of --model and --encoder.")
     from tianwen.extract import learning
     from tianwen.extract.schema import Schema
-    from tianwen.words.table import WordTable, bundled_table
 
     known = None if schema is None else Schema.load(schema)
     texts = learning.read_texts(data, dev or [], schema=known, policy=policy.value)
@@ -155,9 +158,7 @@ def train_extract(
         precision="bf16" if bf16 else "fp32",
         seed=seed,
     )
-    read = None
-    if words != "none":
-        read = bundled_table() if words == "bundled" else WordTable.load(words)
+    read = _table(words, encoder or model)
     _, numbers = learning.train_extract(texts, out, settings=how, start=encoder or model, words=read, quiet=quiet)
     if numbers["left_out"] and not quiet:
         print(f"tianwen: not labelled: {learning.told(numbers['left_out'])}.", file=sys.stderr)
@@ -166,6 +167,18 @@ def train_extract(
         numbers,
         as_json=as_json,
     )
+
+
+def _table(words: str | None, start: Path | None) -> WordTable | None:
+    """The word table that is meant: what is learnt of words stays right with the same table only."""
+    from tianwen.extract.start import table_of
+    from tianwen.words.table import WordTable, bundled_table
+
+    if words is None:
+        return (table_of(start) if start is not None else None) or bundled_table()
+    if words == "none":
+        return None
+    return bundled_table() if words == "bundled" else WordTable.load(words)
 
 
 def _told(numbers: dict[str, Any]) -> dict[str, Any]:

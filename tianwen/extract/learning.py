@@ -145,7 +145,7 @@ def train_extract(
             f"No text has a label that can be learned: {told(labeller.problems) or 'there are no labels'}."
         )
     model = new_model(labels, tokenizer, how, begun, words).to(local_device())
-    batches = _batches(examples, model.config.events, tokenizer, how)
+    batches = _batches(examples, model, tokenizer, how)
     steps = max(1, round(how.epochs * batches.order.batches))  # type: ignore[attr-defined]
     longest = longest_mentions(examples, len(labels.roles) or len(labels.entity_labels))
     extractor_settings = ExtractorSettings(length=how.length, overlap=how.overlap, longest=longest)
@@ -261,10 +261,23 @@ def _shell(tokenizer: Tokenizer, how: TrainExtractSettings) -> ShellConfig:
     )
 
 
-def _batches(examples: list[Example], events: bool, tokenizer: Tokenizer, how: TrainExtractSettings) -> Ordered:
+@dataclass(frozen=True)
+class _WithWords(Ordered):
+    """Batches of texts that are read with this word table: a run goes on with the same one only."""
+
+    table: str
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"word_table": self.table}
+
+
+def _batches(examples: list[Example], model: GPLinker, tokenizer: Tokenizer, how: TrainExtractSettings) -> Ordered:
     noise = Noise(swap=how.swap, hide=how.hide)
+    events, words = model.config.events, model.encoder.words
     collate = Collate(examples, events=events, mask_id=tokenizer.mask_id, noise=noise, longest=2 * how.length)
-    return in_token_budget(examples, [len(example) for example in examples], collate, budget=how.budget, seed=how.seed)
+    lengths = [len(example) for example in examples]
+    batches = in_token_budget(examples, lengths, collate, budget=how.budget, seed=how.seed)
+    return batches if words is None else _WithWords(**vars(batches), table=words.table.fingerprint)
 
 
 def _fit_settings(how: TrainExtractSettings, steps: int, epoch: int, *, dev: bool, **options: Any) -> FitSettings:

@@ -23,6 +23,7 @@ from tianwen.extract.gplinker import GPLinker
 from tianwen.extract.model_files import ARCHITECTURE, config_from
 from tianwen.text import Tokenizer
 from tianwen.training.weights import load_weights
+from tianwen.words.table import WordTable, find_table
 
 ASKER = "tianwen asker 1"
 REACH = 2
@@ -32,7 +33,8 @@ REACH = 2
 class Start:
     """An encoder to go on from: its shape, its weights under the names of `Encoder`, and its tokenizer.
 
-    `heads` are the weights of an extractor's heads, taken over where the labels are the same.
+    `heads` are the weights of an extractor's heads, taken over where the labels are the same. `words` is the
+    fingerprint of the word table that the encoder reads, "" where it reads none.
     """
 
     backbone: BackboneConfig
@@ -41,12 +43,14 @@ class Start:
     tokenizer: Tokenizer
     heads: dict[str, Tensor]
     labels: tuple[object, ...] = ()
+    words: str = ""
 
     def into(self, model: GPLinker) -> None:
-        """Put the weights into a model of this shape; what it makes of words stays new where the start reads none."""
-        own = model.encoder.state_dict()
+        """Put the weights into a model of this shape; what it makes of words stays new where its table is another."""
+        own, words = model.encoder.state_dict(), model.encoder.words
+        same = words is not None and words.table.fingerprint == self.words
         begun = {name: own[name] for name in own if name.startswith("words.")}
-        held = {name: tensor for name, tensor in self.encoder.items() if model.encoder.words or "words." not in name}
+        held = {name: tensor for name, tensor in self.encoder.items() if same or not name.startswith("words.")}
         model.encoder.load_state_dict(begun | held)
         config = model.config
         if self.heads and self.labels == (config.entity_labels, config.predicates, config.roles, config.head):
@@ -67,7 +71,7 @@ def read_start(folder: Path) -> Start:
             own = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if "encoder." in name}
             heads = {name: tensor for name, tensor in tensors.items() if "encoder." not in name}
             labels = (config.entity_labels, config.predicates, config.roles, config.head)
-            return Start(config.backbone, config.reach, own, tokenizer, heads, labels)
+            return Start(config.backbone, config.reach, own, tokenizer, heads, labels, metadata.get("words", ""))
         case str(name) if name == ASKER:
             shape = RoFormerV2Config(**metadata["config"]["backbone"])
             own = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
@@ -82,6 +86,14 @@ def read_start(folder: Path) -> Start:
                 f"{folder} holds {other or 'another model'!r}; training goes on from an encoder, an extractor or an "
                 "asker."
             )
+
+
+def table_of(folder: Path) -> WordTable | None:
+    """The word table that an extractor reads; None where it reads none, and for other models. Raises ModelError."""
+    if (folder / "vocab.txt").is_file():
+        return None
+    known = load_weights(folder / "model.safetensors").metadata.get("words")
+    return find_table(folder, known) if known else None
 
 
 def from_encoder(folder: Path) -> Start:

@@ -49,7 +49,10 @@ def spelt(table: WordTable, tokenizer: Tokenizer) -> Spelling:
     others = np.flatnonzero(~letters)
     row_ptr, ids = tokenizer.ids_batch([table.words[row] for row in others])
     id_of = {piece: i for i, piece in enumerate(tokenizer.pieces)}
-    cut = [_cut(table.words[row], id_of) for row in np.flatnonzero(letters)]
+    latin = [piece for piece in tokenizer.pieces if piece.isascii() and piece.removeprefix(CONTINUES).isalpha()]
+    lengths = [[len(p.removeprefix(CONTINUES)) for p in latin if p.startswith(CONTINUES) is on] for on in (False, True)]
+    most = max(lengths[0], default=0), max(lengths[1], default=0)
+    cut = [_cut(table.words[row], id_of, most) for row in np.flatnonzero(letters)]
     rows = np.concatenate([others, np.flatnonzero(letters)])
     length = np.concatenate([np.diff(row_ptr), np.fromiter(map(len, cut), np.int64, len(cut))])
     ids = np.concatenate([ids, np.fromiter(chain.from_iterable(cut), np.int64)]).astype(np.int64)
@@ -68,13 +71,17 @@ def spelt(table: WordTable, tokenizer: Tokenizer) -> Spelling:
     return Spelling(unique, rows[order][chosen])
 
 
-def _cut(word: str, id_of: Mapping[str, int]) -> list[int]:
-    """The pieces of a word of Latin letters, as `Tokenizer` cuts it, but quicker; [] where there are too many."""
+def _cut(word: str, id_of: Mapping[str, int], most: tuple[int, int]) -> list[int]:
+    """The pieces of a word of Latin letters, as `Tokenizer` cuts it, but quicker; [] where there are too many.
+
+    `most`: letters of a piece at most, of one that begins a word and of one that goes on.
+    """
     ids: list[int] = []
     start = 0
     while start < len(word) and len(ids) < LONGEST:
-        mark = CONTINUES if start else ""
-        stop = next((stop for stop in range(len(word), start, -1) if mark + word[start:stop] in id_of), None)
+        mark, longest = (CONTINUES, most[1]) if start else ("", most[0])
+        ends = range(min(len(word), start + longest), start, -1)
+        stop = next((stop for stop in ends if mark + word[start:stop] in id_of), None)
         if stop is None:
             return []
         ids.append(id_of[mark + word[start:stop]])
@@ -116,7 +123,7 @@ class WordFeatures(nn.Module):
 
     def forward(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:
         """What the words at each piece add to its embedding. Padding and special pieces are in no word."""
-        return linear(self.dropout(self.feature(ids)), self.mix.weight)
+        return linear(self.dropout(self.feature(ids).to(self.mix.weight.dtype)), self.mix.weight)
 
     @torch.no_grad()
     def feature(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length features"]:
@@ -134,7 +141,7 @@ class WordFeatures(nn.Module):
         total = torch.zeros(batch * length * ROLES, self.vectors.shape[1], device=ids.device)
         total.index_add_(0, slot, self.vectors[torch.cat(words)].float())
         count = torch.bincount(slot, minlength=batch * length * ROLES)
-        return (total / count.clamp(min=1)[:, None]).view(batch, length, -1)  # [B, T, 4 d]
+        return (total / count.clamp(min=1)[:, None]).view(batch, length, ROLES * total.shape[1])  # [B, T, 4 d]
 
     def _found(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of each word found: its pieces, the flat place of its first piece, its row in the table."""

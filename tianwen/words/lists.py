@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from tianwen.words.vectors import LONGEST
 
-_UNIT = re.compile(r"[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+|\S")
+_UNIT = re.compile(r"[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+|[^\s\ud800-\udfff]")
+"""A lone surrogate, an odd byte of the file that was read, is no unit: no file could keep the word."""
 
 SINGLE = 0.3
 """What a word of one unit costs more than a longer one: of two covers, the one with longer words is taken."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -21,16 +22,22 @@ from torch import Tensor
 
 from tianwen.errors import InputError, ModelError
 from tianwen.training.weights import load_weights, quantise_rows, restore_rows, save_weights
+from tianwen.words.lists import units_of
 from tianwen.words.vectors import principal_components, read_word_vectors
 
 FILE = "words.safetensors"
 ARCHITECTURE = "tianwen words 1"
+MOST = 65_504
+"""Where fp16 ends; of vectors of length 1 no number is above 1."""
 BUNDLED = Path(__file__).parent.parent / "models" / "words" / FILE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WordTable:
-    """Words, frequent ones first, each with the int8 codes [n, d] and the scale [n] of its vector of length 1."""
+    """Words, frequent ones first, each with the int8 codes [n, d] and the scale [n] of its vector of length 1.
+
+    Nothing changes it, so that copies of a model share theirs; whether two are equal, their fingerprints say.
+    """
 
     words: list[str]
     codes: Int8[Tensor, "words dim"] = field(repr=False)
@@ -38,10 +45,26 @@ class WordTable:
 
     @classmethod
     def of(cls, words: Sequence[str], vectors: Float32[np.ndarray, "words dim"]) -> WordTable:
-        """A table of words with these vectors. Raises InputError where they are not one each."""
+        """A table of words with these vectors.
+
+        Raises InputError where they are not one each, where there are none, and for words that no text can hold.
+        """
         if len(words) != len(vectors) or len(set(words)) != len(words):
             raise InputError(f"{len(words)} words ({len(set(words))} different) and {len(vectors)} vectors: one each.")
+        if vectors.ndim != 2 or not vectors.size or not (np.abs(vectors) < MOST).all():
+            raise InputError(
+                f"Each word has a row of numbers below {MOST:,}; given was an array of shape {vectors.shape}."
+            )
+        for word in words:
+            if not _can_be_found(word):
+                raise InputError(
+                    f"{word!r} cannot be found in a text: words are looked up in lower case and normalised (NFKC), "
+                    "without spaces and line breaks."
+                )
         return cls(list(words), *quantise_rows("the word vectors", torch.from_numpy(vectors)))
+
+    def __deepcopy__(self, memo: object) -> WordTable:
+        return self
 
     @property
     def width(self) -> int:
@@ -78,14 +101,40 @@ class WordTable:
         if weights.metadata.get("architecture") != ARCHITECTURE:
             raise ModelError(f"{file} holds no word table ({ARCHITECTURE!r}). Make one: tianwen train words")
         held = weights.tensors
-        table = cls(bytes(held["words"].numpy()).decode().split("\n"), held["codes"], held["scale"])
-        table.__dict__["fingerprint"] = weights.metadata["fingerprint"]  # the file's checksum covers it
+        try:
+            words, codes, scale = bytes(held["words"].numpy()).decode().split("\n"), held["codes"], held["scale"]
+            fingerprint = weights.metadata["fingerprint"]
+        except (KeyError, UnicodeDecodeError) as error:
+            raise ModelError(f"{file} says that it is a word table, and is none: {error!r}. Fetch it again.") from error
+        if not (codes.ndim == 2 and len(words) == len(codes) == len(scale)):
+            shapes = f"{len(words)} words, codes {tuple(codes.shape)}, scales {tuple(scale.shape)}"
+            raise ModelError(f"{file} says that it is a word table, and is none: {shapes}. Fetch it again.")
+        table = cls(words, codes, scale)
+        table.__dict__["fingerprint"] = fingerprint  # the file's checksum covers it
         return table
+
+
+def _can_be_found(word: str) -> bool:
+    """Whether the word is made of units as they are looked up."""
+    return bool(word) and "".join(units_of(word)) == word
 
 
 def bundled_table() -> WordTable:
     """The table that comes with Tianwen: Chinese and English."""
-    return WordTable.load(BUNDLED)
+    return _shared(BUNDLED)
+
+
+_held: WeakValueDictionary[tuple[Path, int, int, int], WordTable] = WeakValueDictionary()
+
+
+def _shared(file: Path) -> WordTable:
+    """The table of a file, once for all models of a process that read the file as it is now."""
+    now = file.stat() if file.is_file() else None
+    key = (file.resolve(), now.st_ino, now.st_size, now.st_mtime_ns) if now else (file, 0, 0, 0)
+    table = _held.get(key)
+    if table is None:
+        table = _held[key] = WordTable.load(file)
+    return table
 
 
 def table_from_vectors(files: Sequence[str | Path], most: Sequence[int], *, width: int | None = None) -> WordTable:
@@ -119,7 +168,7 @@ def find_table(folder: Path, fingerprint: str) -> WordTable:
     found = []
     for file in (folder / FILE, BUNDLED):
         if file.is_file():
-            table = WordTable.load(file)
+            table = _shared(file)
             if table.fingerprint == fingerprint:
                 return table
             found.append(f"{file} is another ({table.fingerprint})")
@@ -133,5 +182,9 @@ def find_table(folder: Path, fingerprint: str) -> WordTable:
 def keep_table(folder: Path, table: WordTable) -> None:
     """Put the table into a model's folder, unless it is there already."""
     file = folder / FILE
-    if not (file.is_file() and WordTable.load(file).fingerprint == table.fingerprint):
+    try:
+        known = WordTable.load(file).fingerprint
+    except ModelError:  # missing, damaged or something else: hours of training are not lost to it
+        known = None
+    if known != table.fingerprint:
         table.save(file)

@@ -41,7 +41,7 @@ def read_word_vectors(path: str | Path, *, most: int = MOST) -> tuple[list[str],
     try:
         with _OPENERS.get(path.suffix, open)(path, "rb") as file:
             for raw, vector in _records(path, file):
-                word = unicodedata.normalize("NFKC", raw).lower()
+                word = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", raw).lower())
                 if _is_word(word) and word not in words and np.any(vector):
                     words[word] = vector
                 if len(words) == most:
@@ -55,7 +55,8 @@ def read_word_vectors(path: str | Path, *, most: int = MOST) -> tuple[list[str],
     table = np.stack(list(words.values())).astype(np.float32)  # [n, d]
     if not np.isfinite(table).all():
         raise InputError(f"Some word vectors in {str(path)!r} are not finite numbers. Fetch or train them again.")
-    return list(words), table / np.linalg.norm(table, axis=1, keepdims=True)
+    length = np.linalg.norm(table.astype(np.float64), axis=1, keepdims=True)  # squares may be too small for fp32
+    return list(words), (table / length).astype(np.float32)
 
 
 def principal_components(table: Float32[np.ndarray, "words dim"], width: int) -> Float32[np.ndarray, "words width"]:
