@@ -154,3 +154,12 @@ def test_the_share_of_words_has_the_models_type(kind):
     found = features().to(kind)(torch.tensor([TOKENIZER.ids("天问").tolist()]))
     assert found.dtype == kind
     assert features().feature(torch.zeros(0, 3, dtype=torch.long)).shape == (0, 3, ROLES * 5)
+
+
+def test_of_words_spelt_alike_the_first_counts_and_pieces_may_be_long():
+    bert = Tokenizer(
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "e", "car", "##board", "cardio", "##s"], style="bert"
+    )
+    words = ["e", "é", "carboard", "cardios"]
+    assert bert.ids("é").tolist() == bert.ids("e").tolist()
+    assert sorted(spelt(table(words=words), bert).rows.tolist()) == [0, 2, 3]
