@@ -15,7 +15,7 @@ def bundled() -> Extractor:
     return Extractor.load()
 
 
-@pytest.mark.parametrize("folder", [*NAMED.values(), BUNDLED.parent / "words"])
+@pytest.mark.parametrize("folder", [*NAMED.values(), *(BUNDLED.parent / name for name in ("words", "encoder"))])
 def test_it_is_small_and_has_a_card(folder: Path) -> None:
     assert sum(file.stat().st_size for file in folder.iterdir()) < 13_000_000
     card = (folder / "README.md").read_text(encoding="utf-8")

@@ -72,6 +72,19 @@ def test_a_new_extractor_reads_a_text_as_the_encoder_does(tmp_path):
     assert (hidden - backbone(ids)[0]).abs().max() < 1e-5
 
 
+def test_the_bundled_encoder_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, start = load_encoder("bundled"), read_start(Path("bundled"))
+    assert found.facts["tokens_seen"] > 10_000_000
+    assert torch.equal(start.encoder["backbone.tokens.weight"], found.backbone.tokens.weight)
+    rows = torch.nn.functional.normalize(found.backbone.tokens.weight, dim=-1).detach()
+    ids = dict(zip(found.tokenizer.pieces, range(found.tokenizer.size), strict=True))
+    alike, unlike = (float(rows[ids[a]] @ rows[ids[b]]) for a, b in (("父", "母"), ("父", "税")))
+    assert alike > unlike + 0.1  # it has learnt something
+    encoder_in(tmp_path / "bundled")
+    assert load_encoder("bundled").facts == {"steps": 7}, "a folder of that name is meant first"
+
+
 @torch.no_grad()
 def test_published_weights_with_their_vocabulary_are_an_encoder(tmp_path):
     torch.manual_seed(5)

@@ -19,6 +19,7 @@ from tianwen.training import model_folder
 from tianwen.training.weights import save_weights
 
 ARCHITECTURE = "tianwen encoder 1"
+BUNDLED = Path(__file__).parent.parent / "models" / "encoder"
 TRAIN = "tianwen train encoder TEXT.txt --out ENCODER --minutes 60"
 
 
@@ -55,12 +56,18 @@ def save_encoder(
     save_weights(folder / model_folder.WEIGHTS, backbone.state_dict(), metadata, storage=storage)
 
 
+def resolved(folder: str | Path) -> Path:
+    """The folder; "bundled" is the encoder that comes with Tianwen, unless there is a folder of that name."""
+    folder = Path(folder)
+    return BUNDLED if str(folder) == "bundled" and not folder.exists() else folder
+
+
 def load_encoder(folder: str | Path) -> Encoder:
-    """Read what `save_encoder` wrote, or a folder with published weights and `vocab.txt`.
+    """Read what `save_encoder` wrote, or a folder with published weights and `vocab.txt`; "bundled": see `resolved`.
 
     Raises ModelError that says what is missing, damaged or different.
     """
-    folder = Path(folder)
+    folder = resolved(folder)
     if (folder / "vocab.txt").is_file() and not (folder / "tokenizer.json").exists():
         return _published(folder)
     weights = model_folder.open_weights(folder, architecture=ARCHITECTURE, kind="encoder", train=TRAIN)

@@ -128,7 +128,10 @@ def train_ask(
     ] = 0.3,
     scratch: Annotated[bool, typer.Option("--scratch", help="Start from nothing instead of a trained model.")] = False,
     encoder: Annotated[
-        Path | None, typer.Option("--encoder", metavar="DIR", help="Start from a pretrained one; see: train encoder")
+        Path | None,
+        typer.Option(
+            "--encoder", metavar="DIR", help="Start from a pretrained one (see: train encoder); bundled: ours."
+        ),
     ] = None,
     mixer: Annotated[
         AskMixer, typer.Option("--mixer", help="What carries words to each other; with --scratch.")

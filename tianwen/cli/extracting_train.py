@@ -59,7 +59,10 @@ def train_extract(
         Path | None, typer.Option("--model", metavar="PATH", help="Go on from this extractor's or asker's encoder.")
     ] = None,
     encoder: Annotated[
-        Path | None, typer.Option("--encoder", metavar="DIR", help="Start from a pretrained one; see: train encoder")
+        Path | None,
+        typer.Option(
+            "--encoder", metavar="DIR", help="Start from a pretrained one (see: train encoder); bundled: ours."
+        ),
     ] = None,
     words: Annotated[
         str | None,

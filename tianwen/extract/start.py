@@ -59,6 +59,7 @@ class Start:
 
 def read_start(folder: Path) -> Start:
     """The encoder in a model's folder. Raises ModelError where there is none, or it is of another architecture."""
+    folder = encoder_folder.resolved(folder)
     if (folder / "vocab.txt").is_file():  # published weights
         return from_encoder(folder)
     weights = load_weights(folder / "model.safetensors")
