@@ -74,7 +74,7 @@ def as_binary(end=b"\n"):
         ("glove.txt", as_text(header=False)),
         ("v.bin", as_binary()),
         ("v.bin", as_binary(b"")),
-        ("v.txt.gz", gzip.compress(as_text())),
+        ("v.txt.gz", gzip.compress(as_text(), mtime=0)),
         ("v.bin.xz", lzma.compress(as_binary())),
     ],
 )
