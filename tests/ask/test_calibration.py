@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tests.ask.small import FACTS, QUESTIONS, built, tiny_asker
-from tianwen.ask.asker import Asker
-from tianwen.ask.calibration import calibrate, calibrated_in_place
+from tianwen.ask.asker import Asker, AskOptions
+from tianwen.ask.calibration import Scored, calibrate, calibrated_in_place, fitted, scored_views
 from tianwen.ask.metrics import normalised
+from tianwen.ask.model_files import FAINTEST, AskerSettings
 from tianwen.ask.questions import Question
 from tianwen.errors import InputError
 
@@ -60,6 +61,48 @@ def test_what_the_matcher_knows_becomes_evidence(kb):
     assert without.evidence is not None
     assert settings.evidence[3] > 0.1
     assert without.evidence[3] == 0
+
+
+class Noting(Knowing):
+    """Notes which pairs of subject and predicate it was asked to judge."""
+
+    def __init__(self):
+        self.judged = []
+
+    def fit(self, question, subject, predicate):
+        self.judged.append((normalised(subject), normalised(predicate)))
+        return -float(len(self.judged))
+
+
+def test_the_views_lack_what_they_say(kb):
+    plain, noting = tiny_asker(), Noting()
+    asker = Asker(plain.model, plain.tokenizer, plain.settings, matcher=noting)  # type: ignore[arg-type]
+    nobody = Question(
+        QUESTIONS[0], "白蛇", "导演", "电影", ("nobody",)
+    )  # no fact is right: the predicate goes all the same
+    ((whole, no_predicate, no_subject),) = scored_views(asker, kb.snapshot(), [nobody], AskOptions())
+    gone_with_predicate, gone_with_subject = (len(whole.score) - len(v.score) for v in (no_predicate, no_subject))
+    assert 0 < gone_with_predicate < gone_with_subject
+    assert whole.weight > 5 * no_predicate.weight == 5 * no_subject.weight
+    views = [view for view in (whole, no_predicate, no_subject) if len(view.score)]
+    assert [view.fit for view in views] == [-1.0 - i for i in range(len(views))]
+    assert ("白蛇", "导演") not in noting.judged[1:]
+    if len(no_subject.score):
+        assert noting.judged[2][0] != "白蛇"
+
+
+def row(right, *, subject=-1.0):
+    return Scored(np.zeros(1), np.array([subject]), np.full(1, -1.0), np.array([right]), 0.0, 1.0)
+
+
+def test_what_looks_alike_and_is_right_half_of_the_time_gets_one_half():
+    settings = fitted([row(True), row(False)] * 20, AskerSettings())
+    assert settings.calibrated(np.zeros(1), np.full(1, -1.0), np.full(1, -1.0))[0] == pytest.approx(0.5, abs=0.03)
+
+
+def test_evidence_of_nothing_is_bounded():
+    faint = [[*[row(True)] * 9, *[row(False, subject=s)] * 9] for s in (FAINTEST, -1e6)]
+    assert fitted(faint[0], AskerSettings()) == fitted(faint[1], AskerSettings())
 
 
 def test_in_place_changes_the_settings_alone(kb, tmp_path):

@@ -22,7 +22,7 @@ from tianwen.ask.matcher import (
     with_asked,
     without_subject,
 )
-from tianwen.ask.matcher_learning import Comparisons, MatcherSettings, _asked, train_matcher
+from tianwen.ask.matcher_learning import Comparisons, MatcherSettings, _asked, matcher_loss, train_matcher
 from tianwen.ask.questions import Question
 from tianwen.cli import app
 from tianwen.errors import InputError, ModelError, TrainingError
@@ -193,20 +193,24 @@ def test_training_learns_which_words_ask_for_what(tmp_path):
     assert again.scores("红酒的味道", "红酒", ["口感", "导演"]).argmax() == 0
 
 
-def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
-    questions, _ = files(tmp_path)
-    whole = train_matcher(questions, TABLE, tmp_path / "whole", settings=SMALL, quiet=True)
-    from tianwen.ask import matcher_learning
-
-    calls, real = [0], matcher_learning.matcher_loss
+def stopping_at(step, monkeypatch):
+    """Let that call of the loss fail, once; gives the list whose only entry counts the calls."""
+    calls = [0]
 
     def stopping(model, batch):
         calls[0] += 1
-        if calls[0] == 31:
+        if calls[0] == step:
             raise RuntimeError("stop")
-        return real(model, batch)
+        return matcher_loss(model, batch)
 
-    monkeypatch.setattr(matcher_learning, "matcher_loss", stopping)
+    monkeypatch.setattr("tianwen.ask.matcher_learning.matcher_loss", stopping)
+    return calls
+
+
+def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    questions, _ = files(tmp_path)
+    whole = train_matcher(questions, TABLE, tmp_path / "whole", settings=SMALL, quiet=True)
+    calls = stopping_at(31, monkeypatch)
     with pytest.raises(RuntimeError, match="stop"):
         train_matcher(questions, TABLE, tmp_path / "cut", settings=SMALL, quiet=True, checkpoint_every=10)
     parts = train_matcher(questions, TABLE, tmp_path / "cut", settings=SMALL, quiet=True, checkpoint_every=10)
@@ -287,21 +291,10 @@ def test_a_predicate_asked_for_often_counts_like_its_square_root():
 
 def stopped(tmp_path, monkeypatch, table):
     """A training that was stopped after its first checkpoint."""
-    from tianwen.ask import matcher_learning
-
     questions, _ = files(tmp_path)
-    calls, real = [0], matcher_learning.matcher_loss
-
-    def stopping(model, batch):
-        calls[0] += 1
-        if calls[0] == 5:
-            raise RuntimeError("stop")
-        return real(model, batch)
-
-    monkeypatch.setattr(matcher_learning, "matcher_loss", stopping)
+    stopping_at(5, monkeypatch)
     with pytest.raises(RuntimeError, match="stop"):
         train_matcher(questions, table, tmp_path / "out", settings=SMALL, quiet=True, checkpoint_every=2)
-    monkeypatch.setattr(matcher_learning, "matcher_loss", real)
     return questions
 
 

@@ -18,6 +18,7 @@ from tianwen.errors import InputError, ModelError
 from tianwen.extract.gplinker import GPLinker, GPLinkerConfig
 from tianwen.extract.start import read_start
 from tianwen.text import Tokenizer
+from tianwen.training.weights import load_weights, save_weights
 
 TOKENIZER = Tokenizer.train(["长征五号火箭在文昌发射", "战神在哪里发射？"] * 3, size=400)
 QUESTION = "战神在哪里发射？"
@@ -70,6 +71,17 @@ def test_a_new_extractor_reads_a_text_as_the_encoder_does(tmp_path):
     ids = question_ids(start.tokenizer)
     hidden = model.encoder(ids, torch.tensor([ids.shape[1]]))
     assert (hidden - backbone(ids)[0]).abs().max() < 1e-5
+
+
+def test_an_asker_with_a_recurrence_is_no_beginning_of_an_extractor(tmp_path):
+    encoder_in(tmp_path / "encoder")
+    asker_from_encoder(tmp_path / "encoder").save(tmp_path / "asker")
+    assert read_start(tmp_path / "asker").reach
+    held = load_weights(tmp_path / "asker" / "model.safetensors")
+    held.metadata["config"]["backbone"]["mixer"] = "lru"
+    save_weights(tmp_path / "asker" / "model.safetensors", held.tensors, held.metadata)
+    with pytest.raises(ModelError, match="recurrence in the place of attention"):
+        read_start(tmp_path / "asker")
 
 
 def test_the_bundled_encoder_is_found_by_its_name(tmp_path, monkeypatch):

@@ -41,6 +41,8 @@ def test_a_table_comes_back_as_it_was(tmp_path):
 def test_other_words_or_vectors_have_another_fingerprint():
     prints = {made()[0].fingerprint, made(seed=1)[0].fingerprint, made(("月", "天問", "moon"))[0].fingerprint}
     assert len(prints) == 3
+    table = made()[0]
+    assert WordTable(table.words, table.codes, 2 * table.scale).fingerprint != table.fingerprint
 
 
 def test_a_damaged_or_foreign_file_is_refused(tmp_path):

@@ -252,12 +252,11 @@ class Asker:
         settings = self.settings
         if how.scoring == "path":  # the calibration belongs to the other way of scoring
             settings = replace(settings, temperature=1.0, evidence=None)
-        best = snapshot.facts(candidates.state[mine[int(candidates.score[mine].argmax())]])[0]
-        evidence = (
-            candidates.subject[mine],
-            candidates.predicate[mine],
-            self.fit(question, best.subject, best.predicate),
-        )
+        fit = 0.0
+        if settings.evidence is not None:
+            best = snapshot.facts(candidates.state[mine[int(candidates.score[mine].argmax())]])[0]
+            fit = self.fit(question, best.subject, best.predicate)
+        evidence = candidates.subject[mine], candidates.predicate[mine], fit
         probability = settings.calibrated(candidates.score[mine], *evidence)
         order = np.lexsort((mine, -candidates.score[mine]))[: how.top]  # probabilities may be too small for a float
         threshold = self.settings.threshold if how.threshold is None else how.threshold

@@ -157,8 +157,8 @@ def fitted(rows: Sequence[Scored], settings: AskerSettings) -> AskerSettings:
     of_subject, of_predicate, of_fit = (max(0.0, one) for one in weights)
     if all(row.fit == 0 for row in rows):
         of_fit = 0.0  # nothing was learnt of it
-    fitted = (bias, of_subject, of_predicate, of_fit)
-    return replace(settings, temperature=float(np.exp(log_temperature)), evidence=fitted)
+    evidence_weights = (bias, of_subject, of_predicate, of_fit)
+    return replace(settings, temperature=float(np.exp(log_temperature)), evidence=evidence_weights)
 
 
 def _error(rows: Sequence[Scored], settings: AskerSettings) -> float:

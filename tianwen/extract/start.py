@@ -74,6 +74,11 @@ def read_start(folder: Path) -> Start:
             labels = (config.entity_labels, config.predicates, config.roles, config.head)
             return Start(config.backbone, config.reach, own, tokenizer, heads, labels, metadata.get("words", ""))
         case str(name) if name == ASKER:
+            if "mixer" in metadata["config"]["backbone"]:
+                raise ModelError(
+                    f"The asker in {folder} has a recurrence in the place of attention, which no extractor takes over; "
+                    "training goes on from askers with attention (the bundled one), from encoders and from extractors."
+                )
             shape = RoFormerV2Config(**metadata["config"]["backbone"])
             own = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
             before, behind = tensors["previous.weight"].chunk(2, dim=1)  # of the token before, and the one before that

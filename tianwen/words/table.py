@@ -1,7 +1,8 @@
 """A word table: words with their vectors in one small file that several models share.
 
 A model that was trained with a table records its fingerprint. The table is looked for in the model's folder, and then
-among what is bundled: ten megabytes are there once, not once a model.
+among what is bundled, so the models that come with Tianwen share one. A model of your own keeps a copy beside it
+(twelve megabytes of the bundled one), because a later version may come with another.
 
 Notation: n words, d numbers of a vector, int8 by rows (`tianwen.training.weights`)
 """
