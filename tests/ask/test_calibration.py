@@ -87,8 +87,19 @@ def test_the_views_lack_what_they_say(kb):
     views = [view for view in (whole, no_predicate, no_subject) if len(view.score)]
     assert [view.fit for view in views] == [-1.0 - i for i in range(len(views))]
     assert ("白蛇", "导演") not in noting.judged[1:]
-    if len(no_subject.score):
-        assert noting.judged[2][0] != "白蛇"
+
+
+def test_the_best_of_what_is_left_is_judged(kb):
+    plain, noting, snapshot = tiny_asker(), Noting(), kb.snapshot()
+    asker = Asker(plain.model, plain.tokenizer, plain.settings, matcher=noting)  # type: ignore[arg-type]
+    _, found = asker.candidates([asker.question_ids(QUESTIONS[0])], snapshot, AskOptions())
+    facts = [snapshot.facts(state)[0] for state in found.state]
+    for subject, predicate in {(fact.subject, fact.predicate) for fact in facts}:  # each is taken out in turn
+        noting.judged.clear()
+        list(scored_views(asker, snapshot, [Question(QUESTIONS[0], subject, predicate, "", ("-",))], AskOptions()))
+        left = [i for i, fact in enumerate(facts) if (fact.subject, fact.predicate) != (subject, predicate)]
+        best = facts[max(left, key=lambda i: found.score[i])]
+        assert noting.judged[1] == (normalised(best.subject), normalised(best.predicate))
 
 
 def row(right, *, subject=-1.0):
