@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from tianwen.ask.asker import Asker
+from tianwen.ask.candidates import OF_MASS
 from tianwen.ask.facts import Fact
 from tianwen.ask.knowledge_base import KnowledgeBase
 from tianwen.ask.mixture import collate
@@ -108,7 +109,8 @@ class SlowTruth:
             of_m = {other: self.corrected(source, s + p, other, s, weight) for other in senses}
             share_p = of_p[p] - _log_sum(np.array(list(of_p.values())))
             share_m = of_m[m] - _log_sum(np.array(list(of_m.values())))
-            out[s, p, m] = self.chain(source, (), s) + share_p + share_m
+            held = OF_MASS * _log_sum(np.array([self.chain(source, s, other) for other in predicates]))
+            out[s, p, m] = self.chain(source, (), s) + held + share_p + share_m
         return out
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.ask.small import FACTS, QUESTIONS, SlowTruth, built, tiny_asker
 from tianwen.ask.asker import AskOptions
+from tianwen.ask.candidates import OF_FIT, OF_MASS
 from tianwen.ask.facts import Fact
 
 # One predicate is the beginning of another, senses are the beginning of others or missing, a subject of another's.
@@ -65,14 +66,17 @@ def test_scores_are_those_of_the_formula(asker, nasty, weight):
             assert predicate == pytest.approx(truth.chain(source, key[0], key[1]), abs=1e-3)
 
 
-def test_entries_of_a_subject_share_the_probability_that_the_model_gives_it(asker, nasty):
+def test_entries_of_a_subject_share_what_the_model_gives_it_and_its_predicates(asker, nasty):
     (found,) = scored(asker, nasty, ["白蛇的导演"], beams=8)
     of_subject = {}
-    for (subject, _, _), (score, named, _) in found.items():
-        of_subject.setdefault((subject, named), []).append(score)
+    for (subject, predicate, _), (score, named, asked) in found.items():
+        scores, predicates = of_subject.setdefault((subject, named), ([], {}))
+        scores.append(score)
+        predicates[predicate] = asked
     assert len(of_subject) == 2, "one log p(S | Q) a subject"
-    for (_, named), scores in of_subject.items():
-        assert np.log(np.exp(scores).sum()) == pytest.approx(named, abs=1e-6)
+    for (_, named), (scores, predicates) in of_subject.items():
+        held = OF_MASS * np.logaddexp.reduce(list(predicates.values()))
+        assert np.logaddexp.reduce(scores) == pytest.approx(named + held, abs=1e-6)
 
 
 @pytest.mark.parametrize("most", [1, 2, 4])
@@ -98,10 +102,9 @@ def test_a_batch_scores_like_its_questions_alone(asker, tmp_path):
 
 def test_the_prior_takes_away_what_a_predicate_has_without_the_question(asker, nasty):
     """With weight 1 the question's own part remains: log p(P | S, Q) - log p(P | S)."""
-    truth = SlowTruth(asker, keys(NASTY))
-    subject = truth.framed(asker.tokenizer.ids("白"))
     (found,) = scored(asker, nasty, ["白"], prior_weight=1.0)
-    shares = {key: score - truth.chain(subject, (), key[0]) for key, (score, *_) in found.items() if len(key[0]) == 2}
+    mine = {key: score for key, (score, *_) in found.items() if len(key[0]) == 2}
+    shares = {key: score - np.logaddexp.reduce(list(mine.values())) for key, score in mine.items()}
     # the question IS the empty question: prior and posterior cancel, predicates are left equal, senses too
     by_predicate = {}
     for (_, predicate, _), share in shares.items():
@@ -109,3 +112,37 @@ def test_the_prior_takes_away_what_a_predicate_has_without_the_question(asker, n
     assert len(by_predicate) == 3
     for of_predicate in by_predicate.values():
         np.testing.assert_allclose(of_predicate, -np.log(3) - np.log(len(of_predicate)), atol=1e-3)
+
+
+def _with_opinions(nasty, monkeypatch, fit):
+    """Scores of a question with two subjects, for a matcher that thinks nothing but `fit`; and what it was asked."""
+    asker, wanted = tiny_asker(), []
+
+    def answer(owner, subject, predicate):
+        name = asker.tokenizer.decode(subject), asker.tokenizer.decode(predicate)
+        wanted.append(name)
+        return fit[name[0]]
+
+    monkeypatch.setattr(type(asker), "_opinions", lambda self, ids, how: (None, answer))
+    (found,) = scored(asker, nasty, ["白蛇的导演"], beams=8)
+    return found, wanted
+
+
+def test_a_subject_that_lacks_what_is_asked_is_taken_for_less_likely(nasty, monkeypatch):
+    """One predicate has the whole share of its subject, whatever was asked: that alone must not make it the answer."""
+    equal, wanted = _with_opinions(nasty, monkeypatch, {"白": 0.0, "白蛇": 0.0})
+    assert sorted(name for name, _ in wanted) == ["白", "白蛇"], "asked once for each subject"
+    less, _ = _with_opinions(nasty, monkeypatch, {"白": -10.0, "白蛇": 0.0})
+    for key, (score, *_) in less.items():
+        assert score == pytest.approx(equal[key][0] - (10 * OF_FIT if len(key[0]) == 2 else 0), abs=1e-6)
+
+
+def test_where_one_subject_was_found_the_matcher_is_not_asked(nasty, monkeypatch):
+    asker = tiny_asker()
+
+    def never(*_):
+        raise AssertionError("the only subject has no rival")
+
+    monkeypatch.setattr(type(asker), "_opinions", lambda self, ids, how: (None, never))
+    (found,) = scored(asker, nasty, ["白蛇的导演"], beams=1)
+    assert len({key[0] for key in found}) == 1

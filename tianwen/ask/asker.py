@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from tianwen.ask.beam import Paths, Search, search
-from tianwen.ask.candidates import Candidates, Opinion, with_prior
+from tianwen.ask.candidates import Candidates, Opinion, Wanted, with_prior
 from tianwen.ask.entries import entries_below
 from tianwen.ask.facts import Fact
 from tianwen.ask.knowledge_base import KnowledgeBase
@@ -217,25 +217,28 @@ class Asker:
         limit = self.settings.max_question
         prompts = [self._framed(found.chain(row)[:-1][:limit]) for row in range(len(found))]
         weight = self.settings.prior_weight if how.prior_weight is None else how.prior_weight
-        opinion = self._opinion(ids, how)
-        return session, with_prior(session, found, entries, prompts, weight, opinion=opinion)
+        opinion, wanted = self._opinions(ids, how)
+        return session, with_prior(session, found, entries, prompts, weight, opinion=opinion, wanted=wanted)
 
-    def _opinion(self, ids: list[np.ndarray], how: AskOptions) -> Opinion | None:
-        """The matcher's scores times its weight, as functions of tokens; None where there is no matcher, or no weight.
+    def _opinions(self, ids: list[np.ndarray], how: AskOptions) -> tuple[Opinion, Wanted] | tuple[None, None]:
+        """The matcher's scores times its weight, and its fit, as functions of tokens; None without one, or weight.
 
         It reads what the tokens say, so that what the tokenizer holds for equal gets equal scores.
         """
         matcher = self.matcher
         weight = self.settings.match_weight if how.match_weight is None else how.match_weight
         if matcher is None or not weight:
-            return None
+            return None, None
         decode = self.tokenizer.decode
         texts = [decode(question) for question in ids]
 
         def opinion(owner: int, subject: np.ndarray, predicates: Sequence[np.ndarray]) -> np.ndarray:
             return weight * matcher.scores(texts[owner], decode(subject), [decode(tokens) for tokens in predicates])
 
-        return opinion
+        def wanted(owner: int, subject: np.ndarray, predicate: np.ndarray) -> float:
+            return matcher.fit(texts[owner], decode(subject), decode(predicate))
+
+        return opinion, wanted
 
     def fit(self, question: str, subject: str, predicate: str) -> float:
         """The matcher's evidence that the question asks for this predicate (`Matcher.fit`); 0 without a matcher."""

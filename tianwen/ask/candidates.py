@@ -4,14 +4,16 @@ A beam that renormalises at each step commits on the first character of a predic
 subject S is scored as a whole, against the same model asked nothing but the subject:
 
     s(P) = log p(P | S, Q) - weight * log p(P | S, "S") + opinion(P, S, Q)
-    p(S, P, M | Q) = p(S | Q) * softmax over the predicates of S of s(P) * p(M | S, P, Q)
+    p(S, P, M | Q) = p(S | Q) * h(S) * softmax over the predicates of S of s(P) * p(M | S, P, Q)
 
 The opinion is that of a `Matcher` on the words of question and predicate, where the asker has one, else 0.
 
 The search finds subjects by renormalised scores; compared with each other they are by the model's own p(S | Q), for a
-name that the tree forces after a lucky first character is renormalised to a probability that nobody gave it. Where S
-and P leave one sense M, its probability is 1 and nothing is computed; else it is the softmax of the same kind of score
-over the senses that are left.
+name that the tree forces after a lucky first character is renormalised to a probability that nobody gave it. And a
+subject that knows only one thing gives it a share of 1, whatever was asked: h(S) says how far what S has is what is
+asked for, by the matcher's `fit` of its best predicate, or without a matcher by the model's own probability of all its
+predicates, both damped. Where S and P leave one sense M, its probability is 1 and nothing is computed; else it is the
+softmax of the same kind of score over the senses that are left.
 
 Post: 8802 (the search); the correction is the pointwise mutual information between question and predicate, as in Li et
 al., A Diversity-Promoting Objective Function for Neural Conversation Models, 2016.
@@ -41,6 +43,12 @@ TOKENS_AT_ONCE = 8_000
 
 Opinion = Callable[[int, np.ndarray, Sequence[np.ndarray]], np.ndarray]
 """(question, tokens of S, tokens of each P) -> what to add to s(P): [predicates]."""
+
+Wanted = Callable[[int, np.ndarray, np.ndarray], float]
+"""(question, tokens of S, tokens of P) -> log of how far the question asks for P, of all there is to ask; at most 0."""
+
+OF_FIT, OF_MASS = 0.3, 0.2
+"""Powers of h(S): from a fifth to one they choose alike; small ones leave what the question names its say."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,11 @@ def with_prior(
     weight: float,
     *,
     opinion: Opinion | None = None,
+    wanted: Wanted | None = None,
 ) -> Candidates:
     """Score the entries below each found subject path. `prompts[i]` is the empty question about path i's subject.
+
+    `opinion` and `wanted` are the matcher's; None without one.
 
     At most three model calls for the whole batch: the prompts, all predicates under question and prompt together, and
     the senses where a predicate leaves a choice.
@@ -92,7 +103,8 @@ def with_prior(
     heads_of_path = np.searchsorted([chain.path for chain in heads], np.arange(len(found) + 1))
     if opinion is not None:
         corrected = corrected + _opinions(opinion, found, heads, heads_of_path)
-    score = renormalise(heads_of_path, corrected)[group] + scorer.named[path]
+    held = _held(found, heads, heads_of_path, asked, corrected, wanted)
+    score = renormalise(heads_of_path, corrected)[group] + (scorer.named + held)[path]
     score = score + _senses(scorer, entries, group, starts, path)
     return Candidates(found.owner[path], entries.terminal, score, scorer.named[path], asked[group])
 
@@ -104,6 +116,27 @@ def _opinions(opinion: Opinion, found: Paths, heads: Sequence[_Chain], heads_of_
         predicates = [chain.tokens[:-1] for chain in heads[a:b]]  # without END
         parts.append(opinion(int(found.owner[row]), found.chain(row)[:-1], predicates))
     return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _held(
+    found: Paths,
+    heads: Sequence[_Chain],
+    heads_of_path: np.ndarray,
+    asked: np.ndarray,
+    corrected: np.ndarray,
+    wanted: Wanted | None,
+) -> np.ndarray:
+    """log h(S) of each path, [r]. Where a question has one path it decides nothing, and `wanted` is not asked: 0."""
+    held = np.zeros(len(found))
+    alone = np.bincount(found.owner)[found.owner] == 1
+    for row in np.flatnonzero(np.diff(heads_of_path)).tolist():
+        a, b = heads_of_path[row : row + 2].tolist()
+        if wanted is None:
+            held[row] = OF_MASS * np.logaddexp.reduce(asked[a:b])
+        elif not alone[row]:
+            best = heads[a + int(corrected[a:b].argmax())]
+            held[row] = OF_FIT * wanted(int(found.owner[row]), found.chain(row)[:-1], best.tokens[:-1])
+    return held
 
 
 def _predicates(entries: Completions, *, end_id: int) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
