@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -287,6 +288,37 @@ def test_a_predicate_asked_for_often_counts_like_its_square_root():
     source = Comparisons(questions, Words(COMMON), len(COMMON), MatcherSettings(batch=64, near=0, others=0))
     drawn = [source._draw(random.Random(n)).predicate for n in range(2000)]
     assert 0.06 < drawn.count("导演") / 2000 < 0.13  # 1 / (1 + sqrt(100)) = .09
+
+
+def test_wrong_predicates_are_of_both_languages_and_near_ones_share_a_word():
+    """A question in English compared with Chinese predicates alone would teach nothing."""
+    questions = [Question("天问的作者", "天问", "作者"), Question("天问的导演", "天问", "导演")]
+    english = ["launch date", "launch site", "cost"]
+    invented = [Question("when was X launched", "X", "launch date")]
+    settings = MatcherSettings(batch=4, near=0, others=60, synthetic=0.5)
+    words = Words(["作者", "导演", *sorted({word for name in english for word in name.split()})])
+    told = {"invent": lambda chance: chance.choice(invented), "invented_predicates": english}
+    source = Comparisons(questions, words, len(words), settings, **told)
+    for index in range(5):
+        batch = source.batch(index, 0, 1)
+        assert batch is not None
+        compared = {tuple(row[row >= 0].tolist()) for row in batch["predicate"]}
+        assert compared == {(0,), (1,), *(tuple(words.cover(name)[0]) for name in english)}
+    assert {source._near("launch date", random.Random(n)) for n in range(30)} == {"launch date", "launch site"}
+    assert {source._near("作品", random.Random(n)) for n in range(30)} >= {"作者"}
+
+
+def test_question_words_of_invented_questions_learn_a_vector_of_their_own(tmp_path):
+    """Where all real questions are Chinese, "when" and "how" still must learn what they ask for."""
+    questions, _ = files(tmp_path)
+    table = WordTable.of([*COMMON, "how"], np.concatenate([vectors(3), vectors(4)[:1]]))
+    settings = MatcherSettings(steps=1, batch=4, near=0, others=4, synthetic=0.5, english=1.0)
+    matcher = train_matcher(questions, table, tmp_path / "out", settings=settings, quiet=True)
+    slot = matcher.model.slot
+    assert slot[table.words.index("when")] > 0
+    assert slot[table.words.index("how")] > 0
+    silent = train_matcher(questions, table, tmp_path / "none", settings=replace(settings, synthetic=0.0), quiet=True)
+    assert silent.model.slot[table.words.index("when")] == 0
 
 
 def stopped(tmp_path, monkeypatch, table):

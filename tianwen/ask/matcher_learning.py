@@ -1,8 +1,9 @@
 """Train a matcher: which predicate of many does a question ask for, told by the words of both.
 
-Each step compares some questions with the predicates of all of them, with predicates that share a character with these,
-and with others drawn at random; the loss is the cross-entropy of the right one. Questions are drawn so that a predicate
-asked for n times counts like the square root of n. Every batch is a pure function of (seed, index).
+Each step compares some questions with the predicates of all of them, with predicates that share a character or a word
+with these, and with others drawn at random, of both languages; the loss is the cross-entropy of the right one.
+Questions are drawn so that a predicate asked for n times counts like the square root of n. Every batch is a pure
+function of (seed, index).
 
 Post: 8802 (an addition of ours). Notation: B questions, m different predicates of a batch.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -37,7 +39,6 @@ from tianwen.ask.matcher import (
     with_asked,
     without_subject,
 )
-from tianwen.ask.metrics import normalised
 from tianwen.ask.mixture import Invent
 from tianwen.ask.questions import Question, read_questions
 from tianwen.errors import InputError
@@ -50,12 +51,16 @@ from tianwen.words.table import WordTable
 ASKED_UNITS = 3
 """Longest run of units that may become a word of its own because many questions use it (哪家, 多少钱)."""
 
+INVENTED = 10_000
+"""Invented questions that are read for such words: in English there may be no others."""
+
 
 @dataclass(frozen=True)
 class MatcherSettings:
     """How to train a matcher: `asked` is how often a word must stand in the questions to learn a vector of its own;
-    `near` and `others` are the wrong predicates of a step: for each right one, with a character in common, and at
-    random. `synthetic` and `english` as in `TrainAskSettings`."""
+    `near` and `others` are the wrong predicates of a step: for each right one, with a character or a word in common,
+    and at random (and half as many of those that only invented questions ask for). `synthetic` and `english` as in
+    `TrainAskSettings`."""
 
     steps: int = 3000
     batch: int = 64
@@ -86,16 +91,19 @@ def train_matcher(
     read = [q for q in read_questions(questions) if q.text.strip() and q.subject.strip() and q.predicate.strip()]
     if not read:
         raise InputError("A matcher learns from questions with answers, and there is none in what was given.")
-    asked_words, asked = _asked(table, read, how.asked)
-    words = Words([*table.words, *asked_words])
-    torch.manual_seed(how.seed)
-    model = WordMatcher(with_asked(table, asked_words), asked, dropout=how.dropout)
-    cold = None
+    cold, invented = None, []
     if how.synthetic:
         names = [(q.subject, q.sense) for q in read]
         cold = ColdStart(names, [q.predicate for q in read], english=how.english)
-    source = Comparisons(read, words, len(table.words), how, invent=cold and cold.question, table=table.fingerprint)
-    known = known_predicates(words, len(table.words), [*source.predicates, *(cold.english if cold else ())])
+        chance = random.Random(f"words/{how.seed}")
+        invented = [cold.question(chance) for _ in range(INVENTED)]
+    asked_words, asked = _asked(table, [*read, *invented], how.asked)
+    words = Words([*table.words, *asked_words])
+    torch.manual_seed(how.seed)
+    model = WordMatcher(with_asked(table, asked_words), asked, dropout=how.dropout)
+    of_invented = {"invent": cold.question, "invented_predicates": cold.english} if cold else {}
+    source = Comparisons(read, words, len(table.words), how, table=table.fingerprint, **of_invented)
+    known = known_predicates(words, len(table.words), [*source.predicates, *source.invented])
     optimiser = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=0.01)
     run = Path(out) / "matcher_run"
     warmup = min(100, max(1, how.steps // 10))
@@ -138,23 +146,25 @@ class Comparisons:
         settings: MatcherSettings,
         *,
         invent: Invent | None = None,
+        invented_predicates: Sequence[str] = (),
         table: str = "",
     ) -> None:
-        """`table` is the fingerprint of the words' vectors."""
+        """`invent` makes further questions, about `invented_predicates` too; `table` is the fingerprint of the words'
+        vectors."""
         self.questions, self.words, self.common, self.settings = list(questions), words, common, settings
         self.invent, self.table = invent, table
-        asked = Counter(normalised(question.predicate) for question in self.questions)
-        self.predicates = list(asked)
-        self.odds = list(accumulate(asked[normalised(q.predicate)] ** -0.5 for q in self.questions))
-        self.with_character: dict[str, list[str]] = {}
-        for predicate in self.predicates:
-            for character in set(predicate):
-                self.with_character.setdefault(character, []).append(predicate)
+        asked = Counter(told_alike(question.predicate) for question in self.questions)
+        self.predicates, self.invented = list(asked), [told_alike(name) for name in invented_predicates]
+        self.odds = list(accumulate(asked[told_alike(q.predicate)] ** -0.5 for q in self.questions))
+        self.with_unit: dict[str, list[str]] = {}
+        for predicate in dict.fromkeys([*self.predicates, *self.invented]):
+            for unit in set(units_of(predicate)):
+                self.with_unit.setdefault(unit, []).append(predicate)
 
     def describe(self) -> dict[str, Any]:
         """What decides the data, for the check at resume."""
         return {
-            "kind": "matcher comparisons",
+            "kind": "matcher comparisons 2",
             "questions": len(self.questions),
             "words": len(self.words),
             "table": self.table,
@@ -165,9 +175,11 @@ class Comparisons:
         """This process's share of batch `index`: question [B, Lq], predicate [m, Lp], unknown, literal, target."""
         chance = random.Random(f"{self.settings.seed}/{index}")
         drawn = [self._draw(chance) for _ in range(self.settings.batch)]
-        right = list(dict.fromkeys(normalised(question.predicate) for question in drawn))
+        right = list(dict.fromkeys(told_alike(question.predicate) for question in drawn))
         wrong = [self._near(predicate, chance) for predicate in right for _ in range(self.settings.near)]
         wrong += chance.choices(self.predicates, k=self.settings.others)
+        if self.invented:
+            wrong += chance.choices(self.invented, k=self.settings.others // 2)
         predicates = list(dict.fromkeys(right + wrong))
         mine = drawn[rank::world]
         return self._collated(mine, predicates) if mine else None
@@ -178,9 +190,9 @@ class Comparisons:
         return chance.choices(self.questions, cum_weights=self.odds)[0]
 
     def _near(self, predicate: str, chance: random.Random) -> str:
-        """Another predicate with a character in common, if there is one."""
-        alike = self.with_character.get(chance.choice(predicate) if predicate else "", self.predicates)
-        return chance.choice(alike)
+        """Another predicate with a Han character or a word in common, if there is one."""
+        units = units_of(predicate)
+        return chance.choice(self.with_unit.get(chance.choice(units), self.predicates) if units else self.predicates)
 
     def _collated(self, questions: Sequence[Question], predicates: Sequence[str]) -> dict[str, Tensor]:
         place = {predicate: column for column, predicate in enumerate(predicates)}
@@ -192,9 +204,14 @@ class Comparisons:
             "predicate": padded([known for known, _ in read], LONGEST_PREDICATE),
             "unknown": unknown,
             "literal": literal,
-            "target": np.array([place[normalised(question.predicate)] for question in questions], np.int64),
+            "target": np.array([place[told_alike(question.predicate)] for question in questions], np.int64),
         }
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def told_alike(predicate: str) -> str:
+    """Equal for predicates that differ in case, width or the length of a gap; gaps stay, for they part words."""
+    return " ".join(unicodedata.normalize("NFKC", predicate).lower().split())
 
 
 def matcher_loss(model: WordMatcher, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
