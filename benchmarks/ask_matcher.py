@@ -42,7 +42,7 @@ def kind(question: Question) -> str:
 
 def untrained(matcher: Matcher) -> Matcher:
     """The same words before any training: their vectors as they are, all words of equal weight."""
-    model = WordMatcher(matcher.model.vectors)
+    model = WordMatcher(matcher.model.vectors, matcher.model.script)
     with torch.no_grad():
         for linear in (model.question_weight, model.predicate_weight):
             linear.weight.zero_()

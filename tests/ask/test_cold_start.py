@@ -7,9 +7,10 @@ from collections import Counter
 
 import pytest
 
-from tianwen.ask.cold_start import ColdStart
+from tianwen.ask.cold_start import USUAL, ColdStart
 from tianwen.ask.metrics import normalised
 from tianwen.ask.paraphrases import read_paraphrases
+from tianwen.ask.patterns import load_patterns
 
 NAMES = [("白蛇", "电影"), ("白蛇", ""), ("天问一号", ""), ("Ares I-X", "rocket"), ("战神I-X", "")]
 PREDICATES = ["导演", "发射时间", "launch site", "从未见过的谓语", "☃"]
@@ -73,3 +74,12 @@ def test_the_same_numbers_draw_the_same_questions(drawn):
 
 def test_nothing_latin_is_no_obstacle():
     assert len({q.text for q in draw(ColdStart([("白蛇", "")], ["导演"]), 100)}) > 20
+
+
+def test_the_usual_predicates_mean_different_things():
+    usual, families = ColdStart([("天问", "")], ["作者"]).usual, load_patterns("en").families
+    assert len(usual) == len(set(usual)) == USUAL
+    for family in families[:USUAL]:
+        assert len(set(family.names) & set(usual)) >= 1
+    assert "birth date" in usual
+    assert "date of birth" not in usual

@@ -20,6 +20,7 @@ from tianwen.ask.matcher import (
     known_predicates,
     padded,
     predicate_words,
+    scripts_of,
     with_asked,
     without_subject,
 )
@@ -47,7 +48,7 @@ TABLE = WordTable.of(COMMON, vectors())
 
 def matcher(seed=0):
     torch.manual_seed(seed)
-    model = WordMatcher(with_asked(TABLE, ASKED), [len(COMMON), 2])  # in any order
+    model = WordMatcher(with_asked(TABLE, ASKED), scripts_of([*COMMON, *ASKED]), [len(COMMON), 2])  # in any order
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.2 * torch.randn_like(weight)
@@ -64,16 +65,24 @@ def slow(matcher, question, subject, predicate):
     text = without_subject(question, subject)
     asked, (told, unknown) = matcher.words.inside(text), predicate_words(matcher.words, matcher.common, predicate)
 
+    def part(linear, number):
+        """The columns for the script of a word."""
+        width, western = table.shape[1], "a" <= matcher.words.words[number][0] <= "z"
+        return linear[:, width : 2 * width] if western else linear[:, :width]
+
     def word(number, side):
         slot = int(matcher.model.slot[number]) if side == "question" else 0
         v = table[number] + m["own.weight"][slot]
-        linear = m[f"{side}_weight.weight"][0] @ np.append(v, rarity[number]) + m[f"{side}_weight.bias"][0]
+        of_weight = m[f"{side}_weight.weight"]
+        *_, han, western, of_rarity = of_weight[0]
+        linear = part(of_weight, number)[0] @ v + of_rarity * rarity[number] + m[f"{side}_weight.bias"][0]
+        linear += western if part(np.arange(2 * len(v))[None], number)[0, 0] else han
         weight = softplus(linear + m["own_weight.weight"][slot, 0])
-        return v, weight, unit(v + m[f"of_{side}.weight"] @ v)
+        return part(m[f"{side}_whole.weight"], number) @ v, weight, unit(v + part(m[f"of_{side}.weight"], number) @ v)
 
     def whole(words, side):
         mean = sum((w * v for v, w, _ in words), np.zeros(table.shape[1])) / (sum(w for _, w, _ in words) + 1e-6)
-        return unit(m[f"{side}_whole.weight"] @ mean + m[f"{side}_whole.bias"])
+        return unit(mean + m[f"{side}_whole.bias"])
 
     q, p = [word(n, "question") for n in asked], [word(n, "predicate") for n in told]
     u = softplus(m["unknown_weight"])
@@ -311,12 +320,17 @@ def test_wrong_predicates_are_of_both_languages_and_near_ones_share_a_word():
 def test_question_words_of_invented_questions_learn_a_vector_of_their_own(tmp_path):
     """Where all real questions are Chinese, "when" and "how" still must learn what they ask for."""
     questions, _ = files(tmp_path)
-    table = WordTable.of([*COMMON, "how"], np.concatenate([vectors(3), vectors(4)[:1]]))
+    new = ["how", "birth", "birthday", "date"]
+    table = WordTable.of([*COMMON, *new], np.concatenate([vectors(3), vectors(4)[: len(new)]]))
     settings = MatcherSettings(steps=1, batch=4, near=0, others=4, synthetic=0.5, english=1.0)
     matcher = train_matcher(questions, table, tmp_path / "out", settings=settings, quiet=True)
     slot = matcher.model.slot
     assert slot[table.words.index("when")] > 0
     assert slot[table.words.index("how")] > 0
+    birth, birthday, date = (matcher.words.number(word) for word in new[1:])
+    known = [set(row) - {-1} for row in matcher.known.tolist()]
+    assert {birth, date} in known
+    assert {birthday} not in known, "of names of one thing only one is known"
     silent = train_matcher(questions, table, tmp_path / "none", settings=replace(settings, synthetic=0.0), quiet=True)
     assert silent.model.slot[table.words.index("when")] == 0
 
@@ -353,7 +367,7 @@ def test_a_finished_matcher_is_replaced_from_the_start_whatever_the_settings(tmp
 
 
 def test_a_matcher_without_words_of_questions_comes_back_without(tmp_path):
-    model = WordMatcher(TABLE.vectors, [])
+    model = WordMatcher(TABLE.vectors, scripts_of(COMMON), [])
     Matcher(model, TABLE).save(tmp_path)
     again = Matcher.load(tmp_path)
     assert again is not None

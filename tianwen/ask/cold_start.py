@@ -25,6 +25,9 @@ _HAN = re.compile("[\u3400-\u9fff]")
 FROM_TABLES = 3 / 7
 """Share of the Chinese predicates that come from the tables; the others are the given ones."""
 
+USUAL = 200
+"""The English table begins with the families that are asked for most; so many of them make `ColdStart.usual`."""
+
 
 class ColdStart:
     """Draws questions with their paths. `names` and `predicates` are those of a knowledge base or of question files."""
@@ -46,7 +49,9 @@ class ColdStart:
             self.table = {name: _without(entry, own) for name, entry in self.table.items()}
         families = [name for family in load_patterns("zh").families for name in family.names]
         self.listed = list(dict.fromkeys(predicates_of(self.table.values()) + families))
-        self.english = [name for family in load_patterns("en").families for name in family.names]
+        english_families = load_patterns("en").families
+        self.english = [name for family in english_families for name in family.names]
+        self.usual = [family.names[0] for family in english_families[:USUAL]]
         latin = [name for name in self.names if not _HAN.search(name[0])]
         self.latin = latin or [("Ares I-X", "")]
         self.words = list(dict.fromkeys(word for subject, _ in self.latin for word in subject.split()))

@@ -21,6 +21,7 @@ Notation: B questions, m predicates, Lq and Lp words of each (padded with -1), d
     a, b   z -> normalise(z + A z): the maps of question words and of predicate words
     w      weight of each word: softplus of a linear function of its vector and of how rare it is
     q, p   normalise(C sum_i w_i q_i), normalise(E sum_j w_j p_j)
+           (a, b, w, C and E have a part for words in western letters and one for the others)
     own    what training adds to the vector of a word that is frequent in questions (多少, 哪里)
 """
 
@@ -43,12 +44,14 @@ from tianwen.words.lists import Words, units_of
 from tianwen.words.table import WordTable, find_table, keep_table
 
 FILE = "matcher.safetensors"
-ARCHITECTURE = "tianwen matcher 2"
+ARCHITECTURE = "tianwen matcher 3"
 LONGEST_QUESTION = 32
 LONGEST_PREDICATE = 6
 NEAREST = 100
 """Known predicates that `fit` compares with: those whose words as a whole are nearest; the others add next to nothing.
 """
+EASTERN = "\u2e80"
+"""First of the characters of East Asia; western alphabets stand before it."""
 GAP = "\ue000"
 """A private character that stands where the subject was, so that no word is found across it."""
 
@@ -65,26 +68,36 @@ class Side(NamedTuple):
 class WordMatcher(nn.Module):
     """The formula above. `vectors` [n, d] of length 1 stay as they are; `asked` are the words with an `own` row.
 
-    Words that were learnt from questions only come after the others, with vectors of zeros.
+    Words that were learnt from questions only come after the others, with vectors of zeros. `script` [n] is 1 for words
+    in western letters, else 0: each has linear functions of its own, for its vectors were counted elsewhere.
     """
 
     vectors: Tensor
+    script: Tensor
     rarity: Tensor
     slot: Tensor
 
-    def __init__(self, vectors: Float[Tensor, "words dim"], asked: Sequence[int] = (), *, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        vectors: Float[Tensor, "words dim"],
+        script: Int64[Tensor, " words"],
+        asked: Sequence[int] = (),
+        *,
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
         count, width = vectors.shape
+        both = 2 * width
         slot = torch.zeros(count, dtype=torch.long)
         slot[torch.tensor(list(asked), dtype=torch.long)] = 1 + torch.arange(len(asked))
         rarity = torch.log(2.0 + torch.arange(count)) / np.log(count + 1.0)
-        for name, held in (("vectors", vectors), ("rarity", rarity), ("slot", slot)):
+        for name, held in (("vectors", vectors), ("script", script), ("rarity", rarity), ("slot", slot)):
             self.register_buffer(name, held, persistent=False)
         self.own = nn.Embedding(len(asked) + 1, width, padding_idx=0)
         self.own_weight = nn.Embedding(len(asked) + 1, 1, padding_idx=0)
-        self.of_question, self.of_predicate = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
-        self.question_weight, self.predicate_weight = nn.Linear(width + 1, 1), nn.Linear(width + 1, 1)
-        self.question_whole, self.predicate_whole = nn.Linear(width, width), nn.Linear(width, width)
+        self.of_question, self.of_predicate = nn.Linear(both, width, bias=False), nn.Linear(both, width, bias=False)
+        self.question_weight, self.predicate_weight = nn.Linear(both + 3, 1), nn.Linear(both + 3, 1)
+        self.question_whole, self.predicate_whole = nn.Linear(both, width), nn.Linear(both, width)
         self.none, self.literal = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(1.0))
         self.unknown_weight = nn.Parameter(torch.tensor(0.5))
         self.log_scale, self.share_of_whole = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(1.0))
@@ -97,7 +110,8 @@ class WordMatcher(nn.Module):
         for zero in (self.of_question.weight, self.of_predicate.weight, self.own_weight.weight, self.own.weight[:1]):
             nn.init.zeros_(zero)
         for whole in (self.question_whole, self.predicate_whole):
-            nn.init.eye_(whole.weight)
+            nn.init.eye_(whole.weight[:, : whole.out_features])
+            nn.init.eye_(whole.weight[:, whole.out_features :])
             nn.init.zeros_(whole.bias)
 
     def questions(self, words: Int64[Tensor, "rows words"]) -> Side:
@@ -105,24 +119,30 @@ class WordMatcher(nn.Module):
         known = words.clamp(min=0)
         slot = self.slot[known]
         vectors = self.dropout(self.vectors[known].float() + self.own(slot))  # [B, Lq, d]
-        weight = self._weight(self.question_weight, known, vectors) + self.own_weight(slot)[..., 0]
-        return self._side(words, vectors, self.of_question, weight, self.question_whole)
+        extra = self.own_weight(slot)[..., 0]
+        return self._side(words, vectors, self.of_question, self.question_weight, self.question_whole, extra)
 
     def predicates(self, words: Int64[Tensor, "rows words"]) -> Side:
         """The side of the predicates; words are numbers, or -1."""
-        known = words.clamp(min=0)
-        vectors = self.dropout(self.vectors[known].float())  # [m, Lp, d]
-        weight = self._weight(self.predicate_weight, known, vectors)
-        return self._side(words, vectors, self.of_predicate, weight, self.predicate_whole)
+        vectors = self.dropout(self.vectors[words.clamp(min=0)].float())  # [m, Lp, d]
+        return self._side(words, vectors, self.of_predicate, self.predicate_weight, self.predicate_whole)
 
-    def _weight(self, linear: nn.Linear, known: Tensor, vectors: Tensor) -> Tensor:
-        return linear(torch.cat([vectors, self.rarity[known][..., None]], dim=-1))[..., 0]
-
-    def _side(self, words: Tensor, vectors: Tensor, change: nn.Linear, weight: Tensor, whole: nn.Linear) -> Side:
-        present = words >= 0
+    def _side(
+        self,
+        words: Tensor,
+        vectors: Tensor,
+        change: nn.Linear,
+        weigh: nn.Linear,
+        whole: nn.Linear,
+        extra: Tensor | float = 0.0,
+    ) -> Side:
+        present, known = words >= 0, words.clamp(min=0)
+        script = F.one_hot(self.script[known], 2).to(vectors.dtype)  # [rows, words, 2]
+        apart = (script[..., None] * vectors[..., None, :]).flatten(-2)  # [rows, words, 2 d]: the other script's are 0
+        weight = weigh(torch.cat([apart, script, self.rarity[known][..., None]], dim=-1))[..., 0] + extra
         share = F.softplus(weight) * present
-        mapped = F.normalize(vectors + change(vectors), dim=-1)
-        mean = (share[..., None] * vectors).sum(-2) / (share.sum(-1, keepdim=True) + 1e-6)
+        mapped = F.normalize(vectors + change(apart), dim=-1)
+        mean = (share[..., None] * apart).sum(-2) / (share.sum(-1, keepdim=True) + 1e-6)
         return Side(present, mapped, share, F.normalize(whole(mean), dim=-1))
 
     def forward(
@@ -239,7 +259,8 @@ class Matcher:
         asked_words = bytes(tensors.pop("words").numpy()).decode().split()
         known = tensors.pop("known").long().numpy()
         table = find_table(folder, weights.metadata["words"])
-        model = WordMatcher(with_asked(table, asked_words), tensors.pop("asked").tolist())
+        script = scripts_of([*table.words, *asked_words])
+        model = WordMatcher(with_asked(table, asked_words), script, tensors.pop("asked").tolist())
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
@@ -250,6 +271,11 @@ class Matcher:
 def with_asked(table: WordTable, asked_words: Sequence[str]) -> Float16[Tensor, "words dim"]:
     """The vectors of the table, and rows of zeros for the words that only questions have."""
     return torch.cat([table.vectors, table.vectors.new_zeros(len(asked_words), table.width)])
+
+
+def scripts_of(words: Sequence[str]) -> Int64[Tensor, " words"]:
+    """1 for each word that begins with a letter of a western alphabet, 0 for the others: Chinese, digits, marks."""
+    return torch.tensor([word[:1].isalpha() and word < EASTERN for word in words], dtype=torch.long)
 
 
 def without_subject(question: str, subject: str) -> str:
@@ -270,7 +296,10 @@ def predicate_words(words: Words, common: int, predicate: str) -> tuple[list[int
 def known_predicates(
     words: Words, common: int, predicates: Iterable[str]
 ) -> Int64[np.ndarray, "known predicate_words"]:
-    """The words of predicates, each set once, padded with -1; without those of which no word covers a part."""
+    """The words of predicates, each set once, padded with -1; without those of which no word covers a part.
+
+    Names of one thing take shares from each other: of a table of synonyms give one name each.
+    """
     read = [predicate_words(words, common, predicate) for predicate in predicates]
     return filled(list(dict.fromkeys(tuple(known) for known, units in read if known and not units)), LONGEST_PREDICATE)
 

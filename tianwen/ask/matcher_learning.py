@@ -36,6 +36,7 @@ from tianwen.ask.matcher import (
     known_predicates,
     padded,
     predicate_words,
+    scripts_of,
     with_asked,
     without_subject,
 )
@@ -100,10 +101,11 @@ def train_matcher(
     asked_words, asked = _asked(table, [*read, *invented], how.asked)
     words = Words([*table.words, *asked_words])
     torch.manual_seed(how.seed)
-    model = WordMatcher(with_asked(table, asked_words), asked, dropout=how.dropout)
+    script = scripts_of([*table.words, *asked_words])
+    model = WordMatcher(with_asked(table, asked_words), script, asked, dropout=how.dropout)
     of_invented = {"invent": cold.question, "invented_predicates": cold.english} if cold else {}
     source = Comparisons(read, words, len(table.words), how, table=table.fingerprint, **of_invented)
-    known = known_predicates(words, len(table.words), [*source.predicates, *source.invented])
+    known = known_predicates(words, len(table.words), [*source.predicates, *(cold.usual if cold else ())])
     optimiser = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=0.01)
     run = Path(out) / "matcher_run"
     warmup = min(100, max(1, how.steps // 10))
