@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 from dataclasses import replace
 
@@ -405,3 +407,21 @@ def test_a_byte_that_is_no_text_is_no_word_that_questions_have():
     added, _ = _asked(TABLE, questions, 3)
     "".join(added).encode()
     assert "谁拍" in added
+
+
+def test_what_is_kept_changes_no_score():
+    """Questions and predicates that were read are kept; a copy, or more of them than are kept, score alike."""
+    one, predicates = matcher(), ["口感", "导演", "runs ESA"]
+    first = [one.scores(f"{n}号红酒的味道", f"{n}号", predicates) for n in range(3)]
+    for n in range(200):
+        one.scores(f"第{n}次是谁写的小说", "", [f"作者{n}"])
+    assert len(one._sides) <= 128
+    for other in (one, copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+        for n in range(3):
+            np.testing.assert_array_equal(other.scores(f"{n}号红酒的味道", f"{n}号", predicates), first[n])
+    changed = copy.deepcopy(one)
+    changed._sides.clear()
+    with torch.no_grad():
+        changed.model.log_scale += 1
+    assert not np.allclose(changed.scores("0号红酒的味道", "0号", predicates), first[0])
+    np.testing.assert_array_equal(one.scores("0号红酒的味道", "0号", predicates), first[0])

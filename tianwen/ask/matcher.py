@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -156,7 +156,16 @@ class WordMatcher(nn.Module):
 
         `unknown` counts the units of each predicate that no word covers, `literal` those of them in the question.
         """
-        asked, told = self.questions(question), self.predicates(predicate)
+        return self.compared(self.questions(question), self.predicates(predicate), unknown, literal)
+
+    def compared(
+        self,
+        asked: Side,
+        told: Side,
+        unknown: Float[Tensor, " predicates"],
+        literal: Float[Tensor, "batch predicates"],
+    ) -> Float[Tensor, "batch predicates"]:
+        """The same for sides that are at hand."""
         near = torch.einsum("qid,pjd->qpji", asked.mapped, told.mapped)  # [B, m, Lp, Lq]
         near = near.masked_fill(~asked.present[:, None, None, :], -1.0).amax(-1)
         near = torch.maximum(near, self.none)  # [B, m, Lp]
@@ -186,6 +195,8 @@ class Matcher:
         self.model, self.table, self.asked_words = model.eval(), table, list(asked_words)
         self.words = Words([*table.words, *self.asked_words])
         self.known = torch.from_numpy(filled([], LONGEST_PREDICATE) if known is None else known)
+        self._sides: dict[str, Side] = {}
+        self._words_of: dict[str, tuple[list[int], list[str]]] = {}
 
     @property
     def common(self) -> int:
@@ -197,36 +208,55 @@ class Matcher:
         if not predicates:
             return np.zeros(0, np.float32)
         text = without_subject(question, subject)
-        read = [predicate_words(self.words, self.common, predicate) for predicate in predicates]
-        asked = torch.from_numpy(padded([self.words.inside(text)], LONGEST_QUESTION))
+        read = [self._read(predicate) for predicate in predicates]
         told = torch.from_numpy(padded([known for known, _ in read], LONGEST_PREDICATE))
-        unknown, literal = count_literal([units_of(text)], [units for _, units in read])
+        unknown, literal = map(torch.from_numpy, count_literal([units_of(text)], [units for _, units in read]))
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            return self.model(asked, told, torch.from_numpy(unknown), torch.from_numpy(literal))[0].numpy()
-
-    @cached_property
-    def _known(self) -> tuple[set[tuple[int, ...]], Float[Tensor, "known dim"]]:
-        """The known predicates as a set, and the whole of each."""
-        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            return set(map(tuple, self.known.tolist())), self.model.predicates(self.known).whole
+            return self.model.compared(self._asked(text), self.model.predicates(told), unknown, literal)[0].numpy()
 
     def fit(self, question: str, subject: str, predicate: str) -> float:
         """log of the share of a predicate among those that the matcher knows, at most 0; 0 where it knows none."""
         if not len(self.known):
             return 0.0
         text = without_subject(question, subject)
-        words, units = predicate_words(self.words, self.common, predicate)
-        asked = torch.from_numpy(padded([self.words.inside(text)], LONGEST_QUESTION))
+        words, units = self._read(predicate)
         told = torch.from_numpy(filled([words], LONGEST_PREDICATE))
-        held, whole = self._known
+        held, known = self._known
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            near = (whole @ self.model.questions(asked).whole[0]).topk(min(NEAREST, len(whole))).indices
-            unknown, literal = count_literal([units_of(text)], [units, *[[]] * len(near)])
-            both = torch.cat([told, self.known[near]])
-            scores = self.model(asked, both, torch.from_numpy(unknown), torch.from_numpy(literal))[0]
+            asked = self._asked(text)
+            near = (known.whole @ asked.whole[0]).topk(min(NEAREST, len(self.known))).indices
+            unknown, literal = map(torch.from_numpy, count_literal([units_of(text)], [units, *[[]] * len(near)]))
+            both = Side(
+                *(
+                    torch.cat([one, all_of[near]])
+                    for one, all_of in zip(self.model.predicates(told), known, strict=True)
+                )
+            )
+            scores = self.model.compared(asked, both, unknown, literal)[0]
             is_known = not units and tuple(told[0].tolist()) in held
             others = scores[1:][(self.known[near] != told[0]).any(-1)] if is_known else scores[1:]
             return float(scores[0] - torch.cat([scores[:1], others]).logsumexp(0))
+
+    @cached_property
+    def _known(self) -> tuple[set[tuple[int, ...]], Side]:
+        """The known predicates as a set, and their side."""
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            return set(map(tuple, self.known.tolist())), self.model.predicates(self.known)
+
+    def _asked(self, text: str) -> Side:
+        """The side of a question without its subject; the last ones are kept, for each is asked of many predicates."""
+        side = self._sides.get(text)
+        if side is None:
+            words = torch.from_numpy(padded([self.words.inside(text)], LONGEST_QUESTION))
+            side = _kept(self._sides, 128, text, self.model.questions(words))
+        return side
+
+    def _read(self, predicate: str) -> tuple[list[int], list[str]]:
+        """`predicate_words` of a predicate; a table has few, and asks for them again and again."""
+        read = self._words_of.get(predicate)
+        if read is None:
+            read = _kept(self._words_of, 4096, predicate, predicate_words(self.words, self.common, predicate))
+        return read
 
     def save(self, folder: Path) -> None:
         """Write the matcher's file into a folder, weights as int8 by rows, and its word table beside it."""
@@ -266,6 +296,14 @@ class Matcher:
         except RuntimeError as error:
             raise ModelError(f"The weights in {file} do not fit each other: {error}") from error
         return cls(model, table, asked_words, known)
+
+
+def _kept(held: dict[str, Any], most: int, key: str, value: Any) -> Any:
+    """The value, kept in `held`, which is emptied where it is full: cheaper than to know what was used last."""
+    if len(held) >= most:
+        held.clear()
+    held[key] = value
+    return value
 
 
 def with_asked(table: WordTable, asked_words: Sequence[str]) -> Float16[Tensor, "words dim"]:
