@@ -44,6 +44,8 @@ def test_a_boastful_asker_is_taught_modesty(kb):
 class Knowing:
     """A matcher that has no opinion, and knows which predicate was asked for."""
 
+    known = (0,)
+
     def scores(self, question, subject, predicates):
         return np.zeros(len(predicates), np.float32)
 

@@ -132,6 +132,14 @@ def test_a_subject_that_lacks_what_is_asked_is_taken_for_less_likely(nasty, monk
     """One predicate has the whole share of its subject, whatever was asked: that alone must not make it the answer."""
     equal, wanted = _with_opinions(nasty, monkeypatch, {"白": 0.0, "白蛇": 0.0})
     assert sorted(name for name, _ in wanted) == ["白", "白蛇"], "asked once for each subject"
+    decode = tiny_asker().tokenizer.decode
+    for subject, predicate in wanted:  # and for the predicate that has most of its subject's share
+        shares = {}
+        for key, (score, *_) in equal.items():
+            if decode(np.array(key[0][:-1])) == subject:
+                name = decode(np.array(key[1][:-1]))
+                shares[name] = np.logaddexp(shares.get(name, -np.inf), score)
+        assert predicate == max(shares, key=lambda name: shares[name])
     less, _ = _with_opinions(nasty, monkeypatch, {"白": -10.0, "白蛇": 0.0})
     for key, (score, *_) in less.items():
         assert score == pytest.approx(equal[key][0] - (10 * OF_FIT if len(key[0]) == 2 else 0), abs=1e-6)

@@ -13,7 +13,9 @@ import torch
 from typer.testing import CliRunner
 
 from tests.ask.small import FACTS, TOKENIZER, built, shown, tiny_asker
-from tianwen.ask.asker import Asker
+from tianwen.ask import candidates
+from tianwen.ask.asker import Asker, AskOptions
+from tianwen.ask.facts import Fact
 from tianwen.ask.matcher import (
     FILE,
     GAP,
@@ -191,6 +193,40 @@ def files(folder):
     (folder / "q.tsv").write_text(QUESTIONS, encoding="utf-8")
     TABLE.save(folder / "words.safetensors")
     return [folder / "q.tsv"], folder / "words.safetensors"
+
+
+def test_subjects_are_compared_by_how_far_they_have_what_is_asked(tmp_path, monkeypatch):
+    facts = [Fact("红酒", "口感", "1"), Fact("红酒", "导演", "2"), Fact("红", "作者", "3"), Fact("红", "日期", "4")]
+    one = matcher()
+    known = known_predicates(one.words, one.common, ["味道", "时间", "日期", "导演", "作者"])
+    question, plain = "红酒的味道怎么样", tiny_asker()
+    with built(facts, tmp_path / "kb") as kb:
+
+        def best(known, power):
+            monkeypatch.setattr(candidates, "OF_FIT", power)
+            asker = Asker(plain.model, plain.tokenizer, plain.settings, matcher=Matcher(one.model, TABLE, ASKED, known))
+            snapshot = kb.snapshot()
+            with torch.inference_mode():
+                _, found = asker.candidates([asker.question_ids(question)], snapshot, AskOptions(beams=8))
+            of = {}
+            for row in range(len(found)):
+                fact = snapshot.facts(found.state[row])[0]
+                of[fact.subject] = max(of.get(fact.subject, (-np.inf, "")), (found.score[row], fact.predicate))
+            return asker.matcher, of
+
+        (_, without), (listening, with_fit) = best(known, 0.0), best(known, 2.0)
+        assert without.keys() == {"红", "红酒"}
+        assert listening is not None
+        fits = {s: listening.fit(question, s, predicate) for s, (_, predicate) in without.items()}
+        assert fits["红"] != pytest.approx(fits["红酒"], abs=0.1)
+        for subject, (score, _) in with_fit.items():
+            assert score == pytest.approx(without[subject][0] + 2.0 * fits[subject], abs=1e-4)
+        assert best(None, 2.0)[1] == best(None, 0.0)[1], "one that knows nothing is not asked"
+
+
+def test_scripts_are_told_apart():
+    words = ["art", "é", "нет", "3d", "'s", "白", "の", "", ":how", "nba"]
+    assert scripts_of(words).tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0, 1]
 
 
 def test_training_learns_which_words_ask_for_what(tmp_path):

@@ -220,7 +220,7 @@ class Asker:
         opinion, wanted = self._opinions(ids, how)
         return session, with_prior(session, found, entries, prompts, weight, opinion=opinion, wanted=wanted)
 
-    def _opinions(self, ids: list[np.ndarray], how: AskOptions) -> tuple[Opinion, Wanted] | tuple[None, None]:
+    def _opinions(self, ids: list[np.ndarray], how: AskOptions) -> tuple[Opinion | None, Wanted | None]:
         """The matcher's scores times its weight, and its fit, as functions of tokens; None without one, or weight.
 
         It reads what the tokens say, so that what the tokenizer holds for equal gets equal scores.
@@ -238,7 +238,7 @@ class Asker:
         def wanted(owner: int, subject: np.ndarray, predicate: np.ndarray) -> float:
             return matcher.fit(texts[owner], decode(subject), decode(predicate))
 
-        return opinion, wanted
+        return opinion, wanted if len(matcher.known) else None
 
     def fit(self, question: str, subject: str, predicate: str) -> float:
         """The matcher's evidence that the question asks for this predicate (`Matcher.fit`); 0 without a matcher."""

@@ -48,7 +48,7 @@ Wanted = Callable[[int, np.ndarray, np.ndarray], float]
 """(question, tokens of S, tokens of P) -> log of how far the question asks for P, of all there is to ask; at most 0."""
 
 OF_FIT, OF_MASS = 0.3, 0.2
-"""Powers of h(S): from a fifth to one they choose alike; small ones leave what the question names its say."""
+"""Powers of h(S): from there to 1 they choose alike; small ones leave what the question names its say."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _held(
     corrected: np.ndarray,
     wanted: Wanted | None,
 ) -> np.ndarray:
-    """log h(S) of each path, [r]. Where a question has one path it decides nothing, and `wanted` is not asked: 0."""
+    """log h(S) of each path, [r]. Where a question has one path it decides nothing, and `wanted` is not asked."""
     held = np.zeros(len(found))
     alone = np.bincount(found.owner)[found.owner] == 1
     for row in np.flatnonzero(np.diff(heads_of_path)).tolist():

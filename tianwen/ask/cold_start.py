@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from tianwen.ask.metrics import normalised
 from tianwen.ask.paraphrases import Paraphrase, ask_in_other_words, predicates_of, read_paraphrases
-from tianwen.ask.patterns import load_patterns, synonyms, synthesise
+from tianwen.ask.patterns import Family, load_patterns, synonyms, synthesise
 from tianwen.ask.questions import Question
 
 Name = tuple[str, str]
@@ -26,7 +26,8 @@ FROM_TABLES = 3 / 7
 """Share of the Chinese predicates that come from the tables; the others are the given ones."""
 
 USUAL = 200
-"""The English table begins with the families that are asked for most; so many of them make `ColdStart.usual`."""
+"""The English table begins with the families that were written by hand, for tables of all kinds and of spaceflight; so
+many of them make `ColdStart.usual`."""
 
 
 class ColdStart:
@@ -51,7 +52,7 @@ class ColdStart:
         self.listed = list(dict.fromkeys(predicates_of(self.table.values()) + families))
         english_families = load_patterns("en").families
         self.english = [name for family in english_families for name in family.names]
-        self.usual = [family.names[0] for family in english_families[:USUAL]]
+        self.usual = _one_name_each(english_families[:USUAL])
         latin = [name for name in self.names if not _HAN.search(name[0])]
         self.latin = latin or [("Ares I-X", "")]
         self.words = list(dict.fromkeys(word for subject, _ in self.latin for word in subject.split()))
@@ -94,6 +95,16 @@ _SYLLABLES = (
 )
 _NUMBERS = (" 1", " 2", " 3", " 7", " 9", " 11", " 2020", " I", " II", " III", " IV", " X", "-1", "-2", "-A", "-X")
 _LETTERS = "ABCDEFGHIJKLMNPRSTVWXZ"
+
+
+def _one_name_each(families: Sequence[Family]) -> list[str]:
+    """The first name of each family that no earlier one has among its names."""
+    names, told = [], set()
+    for family in families:
+        if family.names[0] not in told:
+            names.append(family.names[0])
+        told.update(family.names)
+    return names
 
 
 def english_name(words: Sequence[str], spoken: Sequence[str], chance: random.Random) -> str:

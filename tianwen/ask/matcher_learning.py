@@ -103,7 +103,8 @@ def train_matcher(
     torch.manual_seed(how.seed)
     script = scripts_of([*table.words, *asked_words])
     model = WordMatcher(with_asked(table, asked_words), script, asked, dropout=how.dropout)
-    of_invented = {"invent": cold.question, "invented_predicates": cold.english} if cold else {}
+    invented_predicates = cold.english if cold and how.english else []
+    of_invented = {"invent": cold and cold.question, "invented_predicates": invented_predicates}
     source = Comparisons(read, words, len(table.words), how, table=table.fingerprint, **of_invented)
     known = known_predicates(words, len(table.words), [*source.predicates, *(cold.usual if cold else ())])
     optimiser = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=0.01)
@@ -192,7 +193,7 @@ class Comparisons:
         return chance.choices(self.questions, cum_weights=self.odds)[0]
 
     def _near(self, predicate: str, chance: random.Random) -> str:
-        """Another predicate with a Han character or a word in common, if there is one."""
+        """A predicate with a Han character or a word in common, mostly another one."""
         units = units_of(predicate)
         return chance.choice(self.with_unit.get(chance.choice(units), self.predicates) if units else self.predicates)
 

@@ -36,7 +36,7 @@ class AskerSettings:
     """
 
     prior_weight: float = 0.9
-    match_weight: float = 0.8
+    match_weight: float = 1.0
     temperature: float = 1.0
     evidence: tuple[float, float, float, float] | None = None
     threshold: float = 0.0
