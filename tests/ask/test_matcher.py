@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from tests.ask.small import FACTS, TOKENIZER, built, shown, tiny_asker
-from tianwen.ask import candidates
+from tianwen.ask import candidates, matcher_learning
 from tianwen.ask.asker import Asker, AskOptions
 from tianwen.ask.facts import Fact
 from tianwen.ask.matcher import (
@@ -221,7 +221,10 @@ def test_subjects_are_compared_by_how_far_they_have_what_is_asked(tmp_path, monk
         assert fits["红"] != pytest.approx(fits["红酒"], abs=0.1)
         for subject, (score, _) in with_fit.items():
             assert score == pytest.approx(without[subject][0] + 2.0 * fits[subject], abs=1e-4)
-        assert best(None, 2.0)[1] == best(None, 0.0)[1], "one that knows nothing is not asked"
+        by_mass = best(None, 2.0)[1]
+        assert by_mass == best(None, 0.0)[1], "one that knows nothing is not asked"
+        monkeypatch.setattr(candidates, "OF_MASS", 0.0)
+        assert by_mass != best(None, 0.0)[1], "then what the model itself gives to a subject's predicates counts"
 
 
 def test_scripts_are_told_apart():
@@ -371,6 +374,15 @@ def test_question_words_of_invented_questions_learn_a_vector_of_their_own(tmp_pa
     assert {birthday} not in known, "of names of one thing only one is known"
     silent = train_matcher(questions, table, tmp_path / "none", settings=replace(settings, synthetic=0.0), quiet=True)
     assert silent.model.slot[table.words.index("when")] == 0
+
+
+@pytest.mark.parametrize("english", [0.0, 0.5])
+def test_a_matcher_that_meets_no_english_is_not_taught_english_predicates(tmp_path, monkeypatch, english):
+    sources = []
+    monkeypatch.setattr(matcher_learning, "fit", lambda model, loss, source, **how: sources.append(source))
+    settings = replace(SMALL, synthetic=0.5, english=english)
+    train_matcher(files(tmp_path)[0], TABLE, tmp_path / "out", settings=settings, quiet=True)
+    assert bool(sources[0].invented) == bool(english)
 
 
 def stopped(tmp_path, monkeypatch, table):
