@@ -31,7 +31,7 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 
 def answered(rows: Sequence[Sequence[Scored]], settings: AskerSettings) -> list[dict[str, float]]:
-    """For each threshold the percentage answered in each view; of a view without candidates nothing is."""
+    """For each threshold, the model's own too, the percentage answered in each view; without candidates nothing is."""
     best, right = np.zeros((len(rows), len(VIEWS))), np.zeros(len(rows), bool)
     for i, views in enumerate(rows):
         for j, view in enumerate(views):
@@ -42,7 +42,7 @@ def answered(rows: Sequence[Sequence[Scored]], settings: AskerSettings) -> list[
             if j == 0:
                 right[i] = bool(view.right[int(p.argmax())])
     told = []
-    for threshold in THRESHOLDS:
+    for threshold in sorted({*THRESHOLDS, settings.threshold}):
         over = best >= threshold
         row = {name: round(100 * float(share), 1) for name, share in zip(VIEWS, over.mean(0), strict=True)}
         told.append({"threshold": threshold, **row, "right": round(100 * float(right[over[:, 0]].mean()), 1)})

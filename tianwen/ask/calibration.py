@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tianwen.ask.snapshot import Snapshot
 
 
-MISSING = 0.1
+MISSING = 0.05
 """Weight of a view of a question whose answer was taken out."""
 
 
