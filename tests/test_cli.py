@@ -128,6 +128,21 @@ def test_unsure_and_unanswerable_questions_say_so(run, kb):
     assert run("ask", "--kb", kb, "月球？").stdout == "不知道。\n"
 
 
+def test_only_the_best_answer_can_be_unsure():
+    answers = [Answer("S", "p", "", ["a"], 0.9, [""]), Answer("S", "q", "", ["b"], 0.1, [""], known=False)]
+    plain = re.sub(r"\x1b\[\d+m", "", terminal.for_people("which?", answers))
+    assert plain.split("\n")[::2] == ["a  90%", "b  10%"]
+    unsure = re.sub(r"\x1b\[\d+m", "", terminal.for_people("which?", answers[1:]))
+    assert unsure.startswith("I don't know; closest: b  10%")
+
+
+@pytest.mark.parametrize("command", [["train", "ask", "--questions"], ["train", "lm"], ["draw", "train"]])
+def test_a_file_is_no_folder_for_a_model(run, tmp_path, command):
+    (tmp_path / "here").write_text("a file", encoding="utf-8")
+    assert "is a file" in run(*command, "facts.tsv", "--out", "here", exit_code=2).stderr
+    assert (tmp_path / "here").read_text(encoding="utf-8") == "a file"
+
+
 def test_questions_on_stdin_give_a_json_line_each_and_a_bad_one_its_error(run, kb):
     lines = run("ask", "--kb", kb, stdin="Mars?\n\n天问一号？\r\nMoon?").stdout.splitlines()
     rows = [json.loads(line) for line in lines]

@@ -41,14 +41,19 @@ def path_of(answer: Answer) -> str:
 
 
 def for_people(question: str, answers: Sequence[Answer]) -> str:
-    """One question's answers, best first: objects and probability, below them path and source."""
+    """One question's answers, best first: objects and probability, below them path and source.
+
+    Only the best can be unsure; of the others nobody says that they answer.
+    """
     words = CHINESE if HAN.search(question) else ENGLISH
-    return "\n".join(_block(answer, words) for answer in answers) if answers else words["nothing"]
+    if not answers:
+        return words["nothing"]
+    return ("" if answers[0].known else words["unsure"]) + "\n".join(_block(answer, words) for answer in answers)
 
 
 def _block(answer: Answer, words: dict[str, str]) -> str:
     objects = typer.style("; ".join(answer.objects), bold=True)
-    lines = [f"{'' if answer.known else words['unsure']}{objects}  {answer.probability:.0%}"]
+    lines = [f"{objects}  {answer.probability:.0%}"]
     lines.append(typer.style(f"    {words['path']}  {path_of(answer)}", dim=True))
     if sources := list(dict.fromkeys(filter(None, answer.sources))):  # one for each object, often the same or none
         lines.append(typer.style(f"    {words['source']}  {'; '.join(sources)}", dim=True))

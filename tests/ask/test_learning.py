@@ -122,6 +122,12 @@ def test_nothing_to_learn_from(trained, tmp_path):
         train_ask([tmp_path / "blank.jsonl"], tmp_path / "model", start=out, settings=PLAIN)
     with built([], tmp_path / "kb", first.tokenizer) as kb, pytest.raises(InputError, match="empty"):
         train_ask([], tmp_path / "model", kb=kb, start=out, settings=PLAIN)
+    (tmp_path / "header.tsv").write_text("question\tsubject\tpredicate\n", encoding="utf-8")
+    with (
+        built([Fact("白蛇", "导演", "黄家康")], tmp_path / "kb2", first.tokenizer) as kb,
+        pytest.raises(InputError, match=r"no question .*header\.tsv"),
+    ):  # not ten minutes on questions made up instead
+        train_ask([tmp_path / "header.tsv"], tmp_path / "model", kb=kb, start=out, settings=PLAIN)
     with pytest.raises(InputError, match="no question file"):
         train_ask([tmp_path / "none"], tmp_path / "model", start=out, settings=PLAIN)
     (tmp_path / "q.tsv").write_text(QUESTIONS, encoding="utf-8")

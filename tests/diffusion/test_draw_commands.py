@@ -156,6 +156,7 @@ def test_train_names_what_it_could_not_read_and_draws(tmp_path, monkeypatch):
         ),
         (("sample", "nothing"), 1, "There is no drawer in 'nothing'"),
         (("sample", "MODEL", "--steps", 1, "--out", "."), 1, "is a folder: name a file"),
+        (("sample", "MODEL", "--steps", 1, "--out", "page.jpg"), 2, "page.png instead of page.jpg"),
         (("interpolate", "1", "none.png", "--model", "MODEL"), 1, "none.png cannot be read: no such file"),
         (("encode", "none.png", "--model", "MODEL", "--out", "x"), 1, "no such file"),
         (("decode", "none.bin", "--model", "MODEL"), 1, "cannot be read"),

@@ -20,14 +20,12 @@ LAYERS = [
     {"words"},
     {"extract", "ask", "write"},
     {"pretrain"},
-    {"scale"},
-    {"web", "cli", "terminal", "demonstration", "__main__"},
+    {"cli", "terminal", "demonstration", "__main__"},
 ]
 SIDEWAYS = {
     ("__main__", "cli"),
     ("cli", "terminal"),
     ("cli", "demonstration"),
-    ("cli", "web"),
     ("demonstration", "terminal"),
 }
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -87,6 +87,9 @@ def train_ask(
     if (start is not None) + scratch + (encoder is not None) > 1:
         raise InputError("Training begins from one thing: a trained model, an encoder, or nothing (scratch).")
     read = [q for q in read_questions(questions) if q.text.strip() and q.subject.strip() and q.predicate.strip()]
+    if questions and not read:
+        files = ", ".join(map(str, questions))
+        raise InputError(f"There is no question with subject and predicate in {files}. Give at least one, or no file.")
     names, predicates, only_own = _material(read, kb)
     invent = (
         ColdStart(names, predicates, only_own=only_own, english=how.english).question

@@ -104,7 +104,9 @@ class AskMixer(str, Enum):
 
 @train.command("ask")
 def train_ask(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the model.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", file_okay=False, help="Folder for the model.", show_default=False)
+    ],
     questions: Annotated[
         list[Path] | None,
         typer.Option("--questions", metavar="FILE", help="Questions with answers; may be given several times."),

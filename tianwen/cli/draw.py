@@ -100,7 +100,15 @@ Grid = Annotated[
 Eta = Annotated[
     float | None, typer.Option("--eta", metavar="X", help="Fresh noise in every step: 0 none, 1 as much as DDPM.")
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="The PNG to write.")]
+
+
+def _png(file: Path) -> Path:
+    if file.suffix.lower() != ".png" and not file.is_dir():
+        raise typer.BadParameter(f"A page of pictures is a PNG: {file.with_suffix('.png')} instead of {file}.")
+    return file
+
+
+Out = Annotated[Path, typer.Option("--out", metavar="FILE", callback=_png, help="The PNG to write.")]
 Zoom = Annotated[int, typer.Option("--zoom", metavar="N", min=1, help="Repeat every pixel so many times.")]
 Columns = Annotated[int | None, typer.Option("--columns", metavar="N", min=1, help="Pictures in a row of the page.")]
 
@@ -108,7 +116,9 @@ Columns = Annotated[int | None, typer.Option("--columns", metavar="N", min=1, he
 @draw.command("train")
 def draw_train(
     pictures: Annotated[Path, typer.Argument(metavar="PICTURES", help="A folder; its subfolders become labels.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the drawer.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", file_okay=False, help="Folder for the drawer.", show_default=False)
+    ],
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How long to train.")] = 10_000,
     batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Pictures in a step.")] = 32,
     learning_rate: Annotated[float, typer.Option("--learning-rate", metavar="X", help="Of AdamW.")] = 1e-3,

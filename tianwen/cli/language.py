@@ -37,7 +37,9 @@ class Documents(str, Enum):
 @train.command("lm")
 def train_lm(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="UTF-8 text, also .gz, .xz, .bz2; - is stdin.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the model.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", file_okay=False, help="Folder for the model.", show_default=False)
+    ],
     mixer: Annotated[Mixer, typer.Option("--mixer", help="What carries the text so far.")] = Mixer.lru,
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How long to train.")] = 1000,
     batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Windows of text in a step.")] = 16,

@@ -40,7 +40,9 @@ def train_encoder(
         list[Path],
         typer.Argument(metavar="FILE", help="UTF-8 text, a passage a line, or .jsonl; also .gz, .xz, .bz2."),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the encoder.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", file_okay=False, help="Folder for the encoder.", show_default=False)
+    ],
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="How long to train; or:")] = None,
     tokens: Annotated[
         float | None, typer.Option("--tokens", metavar="N", help="How many tokens to read, such as 2e8; or:")
@@ -151,7 +153,9 @@ def train_encoder(
 @train.command("multitask")
 def train_multitask(
     encoder: Annotated[Path, typer.Argument(metavar="ENCODER", help="Folder of a pretrained one; see: train encoder")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the new one.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", file_okay=False, help="Folder for the new one.", show_default=False)
+    ],
     labelled: Annotated[
         list[Path] | None,
         typer.Option("--labelled", metavar="FILE", help="Texts with entities, facts or events; a task each."),
