@@ -85,8 +85,16 @@ def test_bulk_split_equals_the_exact_one(subject):
 )
 def test_facts_that_cannot_be_kept_are_refused_with_the_reason(fact, reason):
     assert reason in str(problem_of(fact))
-    with pytest.raises(InputError, match="number 1 cannot be kept"):
+    with pytest.raises(InputError, match=r"Fact number 2 \(.* → .*\) cannot be kept"):
         as_facts([Fact("s", "p", "o"), fact])
+
+
+def test_a_single_fact_that_cannot_be_kept_is_shown_as_people_write_it():
+    with pytest.raises(InputError) as refused:
+        as_facts([Fact("", "b\n\ud83d", "c" * 99)])
+    assert str(refused.value) == f'The fact ("" → b \\xd83d → {"c" * 60}…) cannot be kept: the subject is empty.'
+    with pytest.raises(InputError, match="Fact number 8 "):
+        as_facts([Fact("", "b", "c")], start=7)
 
 
 def test_tuples_are_read_as_lines_of_a_file_and_facts_as_given():
@@ -166,7 +174,9 @@ def test_broken_tsv_lines_are_reported_by_number_and_the_others_read(tmp_path):
     ("content", "line"), [("a\tb\tc\n\te\tf\nd\te\n", 2), ("a\tb\tc\n\tp\to\n", 2), (b"a\tb\tc\nd\te\t\xff\n", 2)]
 )
 def test_strict_refuses_at_the_first_bad_line(tmp_path, content, line):
-    with pytest.raises(InputError, match=f"f.tsv, line {line}: .*Repair the line"):
+    with pytest.raises(
+        InputError, match=rf"f.tsv, line {line}: .*Repair the line.* --strict \(in Python: strict=True\)"
+    ):
         read(tmp_path, content, "f.tsv", strict=True)
 
 
@@ -355,6 +365,13 @@ def test_a_truncated_compressed_file_is_refused(tmp_path):
     packed = gzip.compress(b"".join(b"s\tp\t%d\n" % i for i in range(5000)))
     with pytest.raises(InputError, match="compressed and damaged"):
         read(tmp_path, packed[:-20], "f.tsv.gz")
+
+
+@pytest.mark.parametrize(("end", "kind"), [(".gz", "gzip"), (".XZ", "xz"), (".bz2", "bzip2")])
+@pytest.mark.parametrize("content", [b"a\tb\tc\n", b"<html>not found</html>\n", b""])
+def test_a_file_named_as_compressed_that_is_not_is_refused(tmp_path, content, end, kind):
+    with pytest.raises(InputError, match=rf"f\.tsv{end} is named {end} and is not {kind}\. .* off its name"):
+        read(tmp_path, content, f"f.tsv{end}")
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ def test_many_additions_become_a_segment_on_disk(kb, monkeypatch):
 
 
 def test_bad_facts_are_refused_before_anything_is_written(kb):
-    with pytest.raises(InputError, match="number 1"):
+    with pytest.raises(InputError, match="number 2"):
         kb.add([Fact("a", "b", "c"), Fact("a", "", "c")])
     agree(kb.snapshot(), FACTS)
 

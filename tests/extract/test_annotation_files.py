@@ -306,7 +306,7 @@ def test_a_broken_line_is_left_out_and_named(kind, file):
     assert (report.skipped, kinds(report)) == (1, {kind: 1})
     assert report.findings[kind].where == f"{path}, line 2"
     assert KINDS[kind][1] in report.summary()
-    with pytest.raises(InputError, match=r"line 2: .*Repair it"):
+    with pytest.raises(InputError, match=r"line 2: .*Repair it.* --strict \(in Python: strict=True\)"):
         read(path, report=Report(strict=True))
 
 

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import polars as pl
 
-from tianwen.ask.fact_lines import STDIN, FactStream
+from tianwen.ask.fact_lines import COMPRESSED, STDIN, FactStream
 from tianwen.ask.fact_records import read_jsonl
 from tianwen.ask.fact_report import Problem, Report
 from tianwen.ask.fact_tables import read_parquet, read_separated
@@ -37,7 +37,6 @@ _SUFFIXES: dict[str, Format] = {
     ".nq": "ntriples",
     ".ntriples": "ntriples",
 }
-_COMPRESSED = (".gz", ".xz", ".bz2")
 
 __all__ = ["FORMATS", "Format", "Problem", "Report", "facts_of", "read_facts"]
 
@@ -80,7 +79,7 @@ def _format_of(source: str | Path, stream: FactStream, given: str | None) -> For
         if given not in FORMATS:
             raise InputError(f"The format {given!r} is not known; allowed are {', '.join(FORMATS)}.")
         return given
-    suffixes = [suffix.lower() for suffix in Path(source).suffixes if suffix.lower() not in _COMPRESSED]
+    suffixes = [suffix.lower() for suffix in Path(source).suffixes if suffix.lower() not in COMPRESSED]
     if suffixes and suffixes[-1] in _SUFFIXES and str(source) != STDIN:
         return _SUFFIXES[suffixes[-1]]
     return _guess(stream)

@@ -24,12 +24,14 @@ from tianwen.not_text import refuse_what_is_no_text
 BLOCK_BYTES = 16 * 2**20
 LINE_LIMIT = 64 * 2**20
 STDIN = "-"
+COMPRESSED = {".gz": "gzip", ".xz": "xz", ".bz2": "bzip2"}
+"""Ends of a file's name, and what it says of the file; which of the three it is, its first bytes tell."""
 
 
 class FactStream:
     """One opened input: its name for messages, its bytes without compression, its first bytes for a look.
 
-    Raises InputError when the file is missing, a folder, or not readable.
+    Raises InputError when the file is missing, a folder, not readable, or named as compressed and is not.
     """
 
     def __init__(self, source: str | Path) -> None:
@@ -48,7 +50,17 @@ class FactStream:
             self._bytes = cast(BinaryIO, bz2.BZ2File(plain))
         else:
             self._bytes, self.compressed = plain, False
+            self._refuse_a_wrong_name(Path(source).suffix)
         self._head = b""
+
+    def _refuse_a_wrong_name(self, suffix: str) -> None:
+        kind = None if self.is_stdin else COMPRESSED.get(suffix.lower())
+        if kind is not None:
+            self.close()
+            raise InputError(
+                f"{self.name} is named {suffix} and is not {kind}. Fetch it again if it is damaged, or take the "
+                f"{suffix} off its name if it is not compressed."
+            )
 
     def peek(self, size: int = 65_536) -> bytes:
         """The first bytes, which `read` returns again."""

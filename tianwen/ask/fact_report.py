@@ -23,14 +23,13 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from tianwen.ask.facts import FIELDS, NAME_LIMIT, OBJECT_LIMIT, split_sense
+from tianwen.ask.wide_tables import sign_of_things
 from tianwen.counting import count
 from tianwen.errors import InputError
 
 PROBLEMS_KEPT = 1_000
-LOOKED_AT = 2_000
-"""Facts by which `Report.doubt` judges a table."""
-FEW = 8
-"""Of fewer facts it says nothing: they may well be of different kinds."""
+LOOKED_AT, LETTERS = 2_000, 60
+"""Lines by which `Report.doubt` judges a table, and characters of their cells."""
 RAW_SCHEMA = {"line": pl.Int64, **dict.fromkeys(FIELDS, pl.String)}
 FACT_SCHEMA = dict.fromkeys(FIELDS, pl.String)
 
@@ -64,7 +63,9 @@ class Report:
     bytes_done: int = 0
     block_bytes: int | None = None  # text that is read at once, where memory is short
     _pending: list[Problem] = field(default_factory=list, repr=False)
-    _first: list[tuple[str, str]] = field(default_factory=list, repr=False)  # (subject, predicate) of the first facts
+    _looking_at: str = field(default="", repr=False)  # a table whose columns have no names known here
+    _looked_at: list[tuple[str, ...]] = field(default_factory=list, repr=False)  # its first lines: the cells of each
+    _doubts: list[str] = field(default_factory=list, repr=False)  # about the tables before it
 
     def skip(self, file: str, line: int, reason: str, *, kind: str | None = None) -> None:
         """Note one line that is not a fact; `kind` is the reason without its numbers, for counting."""
@@ -75,14 +76,22 @@ class Report:
         """Take in what was noted since the last time, in the order of the lines; with `strict` refuse the first."""
         pending, self._pending = sorted(self._pending, key=lambda problem: problem.line), []
         if pending and self.strict:
-            raise InputError(f"{pending[0]}. Repair the line, or read without strict to leave such lines out.")
+            raise InputError(
+                f"{pending[0]}. Repair the line, or read without --strict (in Python: strict=True), which leaves such "
+                "lines out."
+            )
         self.skipped += len(pending)
         self.problems += pending[: PROBLEMS_KEPT - len(self.problems)]
 
-    def keep(self, raw: pl.DataFrame, file: str) -> pl.DataFrame:
-        """Check a raw frame, the last step of a block of lines; return its facts and note the other lines."""
-        named = _split_senses(raw.with_columns(pl.col(FIELDS).str.strip_chars()))
-        judged = named.with_columns(_problem().alias("problem"))
+    def keep(self, raw: pl.DataFrame, file: str, *, named: bool = True) -> pl.DataFrame:
+        """Check a raw frame, the last step of a block of lines; return its facts and note the other lines.
+
+        With `named` the input says what its columns are; otherwise `doubt` may doubt that they are a fact's parts.
+        """
+        if not named:
+            self._look_at(raw, file)
+        split = _split_senses(raw.with_columns(pl.col(FIELDS).str.strip_chars()))
+        judged = split.with_columns(_problem().alias("problem"))
         bad = judged.filter(pl.col("problem").is_not_null())
         if bad.height:
             for line, reason in bad.select("line", "problem").iter_rows():
@@ -90,8 +99,6 @@ class Report:
             judged = judged.filter(pl.col("problem").is_null())
         self.settle()
         self.rows += judged.height
-        if (room := LOOKED_AT - len(self._first)) > 0:
-            self._first += judged.select("subject", "predicate").head(room).iter_rows()
         return judged.select(FIELDS)
 
     def summary(self) -> str:
@@ -110,13 +117,27 @@ class Report:
         return f" {_TURN}" if max(widths, default=0) > 5 else ""
 
     def doubt(self) -> str:
-        """A sentence where facts look like the lines of a wide table: hardly two share a subject or a predicate."""
-        subjects, predicates = (list(dict.fromkeys(pair[i] for pair in self._first)) for i in (0, 1))
-        lines = len(self._first)
-        if lines < FEW or len(subjects) < 0.9 * lines or len(predicates) < 0.5 * lines:
+        """A sentence where a table looks as if it had a line for each thing, see `wide_tables`; else nothing."""
+        doubts = [*self._doubts, *self._doubt_at_hand()]
+        if not doubts:
             return ""
-        shown = ", ".join(predicates[:3])
-        return f"{len(predicates):,} of the first {lines:,} facts have a predicate of their own ({shown}, ...). {_TURN}"
+        others = f" The same goes for {count(len(doubts) - 1, 'more table')}." if len(doubts) > 1 else ""
+        return f"{doubts[0]}.{others} {_TURN}"
+
+    def _look_at(self, raw: pl.DataFrame, file: str) -> None:
+        if file != self._looking_at:
+            self._doubts += self._doubt_at_hand()
+            self._looking_at, self._looked_at = file, []
+        if (room := LOOKED_AT - len(self._looked_at)) > 0:
+            cells = pl.col(FIELDS).fill_null("").str.strip_chars().str.slice(0, LETTERS)
+            self._looked_at += raw.head(room).select(cells).iter_rows()
+
+    def _doubt_at_hand(self) -> list[str]:
+        sign = sign_of_things(self._looked_at)
+        if not sign:
+            return []
+        line = " → ".join(self._looked_at[min(1, len(self._looked_at) - 1)][:3])
+        return [f"{self._looking_at} was read as facts ({line}), but looks like a table of things: {sign}"]
 
 
 _TURN = (

@@ -86,7 +86,8 @@ def read_separated(stream: FactStream, report: Report, *, separator: str) -> Ite
         if number == 1 and lines.len() and lines[0] is not None:
             header = Header.of(lines[0].split(separator))
             frame = frame.slice(1) if header else frame
-        yield report.keep(_split(frame, header, separator, stream.name, report), stream.name)
+        raw = _split(frame, header, separator, stream.name, report)
+        yield report.keep(raw, stream.name, named=header is not None)
 
 
 def read_parquet(stream: FactStream, path: str | Path, report: Report) -> Iterator[pl.DataFrame]:
@@ -172,9 +173,9 @@ def _read_quoted(
         if any(cell.strip() for cell in cells):
             raw.append((start, cells))
         if len(raw) >= ROWS_AT_ONCE // 10:
-            yield report.keep(_rows_frame(raw, header, name, report), name)
+            yield report.keep(_rows_frame(raw, header, name, report), name, named=header is not None)
             raw = []
-    yield report.keep(_rows_frame(raw, header, name, report), name)
+    yield report.keep(_rows_frame(raw, header, name, report), name, named=header is not None)
 
 
 class _Lines:

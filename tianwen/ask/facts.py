@@ -22,6 +22,7 @@ from tianwen.errors import InputError
 # be stored but never be asked for. An object is only shown, so it may be a chapter; beyond that a line end is missing.
 NAME_LIMIT = 4_096
 OBJECT_LIMIT = 2**20
+_SHOWN = 60  # characters of a text in a message
 
 FIELDS: tuple[str, ...] = ("subject", "predicate", "object", "sense", "source")
 
@@ -92,24 +93,32 @@ def problem_of(fact: Fact) -> str | None:
 def as_facts(facts: Iterable[Fact | tuple[str, ...]], *, start: int = 0) -> list[Fact]:
     """Check facts that come from a program; a tuple `(subject, predicate, object[, source])` is read as a file's line.
 
-    Raises InputError at the first that cannot be kept, with its number, counted from `start`.
+    Raises InputError at the first that cannot be kept, with its number, counted from 1 after `start` facts before it.
     """
     if isinstance(facts, (Fact, str)):
         raise InputError(f"facts must be a list of Fact, not one {type(facts).__name__}. Put it in a list: [fact].")
-    checked = []
-    for number, given in enumerate(facts, start):
+    everything, checked = list(facts), []
+    for number, given in enumerate(everything, start + 1):
         fact = given
         if isinstance(given, tuple) and len(given) in (3, 4) and all(isinstance(text, str) for text in given):
             fact = Fact.of(*given)
+        which = "The fact" if start + len(everything) == 1 else f"Fact number {number:,}"
         if not isinstance(fact, Fact):
             raise InputError(
-                f"Fact number {number} is {given!r:.200}; allowed are Fact(subject, predicate, object, ...) and "
+                f"{which} is {given!r:.200}; allowed are Fact(subject, predicate, object, ...) and "
                 "tuples (subject, predicate, object[, source])."
             )
         if problem := problem_of(fact):
-            raise InputError(f"Fact number {number} cannot be kept: {problem}. It is {fact!r:.200}")
+            raise InputError(f"{which} ({_shown(fact)}) cannot be kept: {problem}.")
         checked.append(fact)
     return checked
+
+
+def _shown(fact: Fact) -> str:
+    """Subject, predicate and object on one line that can be printed, "" where one is empty."""
+    texts = (" ".join(str(text).split()) for text in (fact.subject, fact.predicate, fact.object))
+    printable = ("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[:_SHOWN]) for text in texts)
+    return " → ".join(text + "…" * (len(text) >= _SHOWN) if text else '""' for text in printable)
 
 
 def encodes(text: str) -> bool:

@@ -109,7 +109,10 @@ class Report:
             finding = self.findings[kind] = Finding(kind, 0, where, shortened(example))
         finding.count += 1
         if self.strict and finding.severity == "error":
-            raise InputError(f"{finding}. Repair it, or read without strict, which leaves such things out.")
+            raise InputError(
+                f"{finding}. Repair it, or read without --strict (in Python: strict=True), which leaves such "
+                "things out."
+            )
 
     def summary(self) -> str:
         """One sentence for people: what was read and, most frequent first, what was wrong."""
