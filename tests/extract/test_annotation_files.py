@@ -231,6 +231,21 @@ def test_our_lines_may_leave_the_places_out(file):
     assert len(annotations[3].relations) == 1  # the same fact said twice
 
 
+def test_a_string_has_the_type_that_its_place_was_given_before(file):
+    line = {
+        "text": "Hermes, son of Zeus. Hermes",
+        "entities": [{"start": 0, "end": 6}, {"start": 0, "end": 6, "label": "god"}],
+        "facts": [["Hermes", "father", "Zeus"]],
+    }
+    (annotation,), _ = read(file(line))
+    god, again, zeus = Mention(0, 6, "god"), Mention(21, 27), Mention(15, 19)
+    assert annotation.relations == (Relation(god, "father", zeus), Relation(again, "father", zeus))
+    assert annotation.entities == (Mention(0, 6), god, again, zeus)
+    line["facts"] = [{"subject": {"text": "Hermes", "label": "boy"}, "predicate": "father", "object": "Zeus"}]
+    (annotation,), _ = read(file(line), policy="first")
+    assert [fact.subject.label for fact in annotation.relations] == ["boy"]  # what is given holds
+
+
 def test_our_events_may_leave_the_places_out(file):
     event = {"type": "war", "arguments": [{"role": "side", "text": "Ares"}, {"role": "trigger", "text": "war"}]}
     (annotation,), _ = read(file({"text": "Ares at home, Ares at war", "events": [event]}), policy="nearest")

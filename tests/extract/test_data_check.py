@@ -72,6 +72,19 @@ def test_what_the_schema_lacks_is_seen():
     assert not any(f.severity == "error" for f in check_data([annotation], infer_schema([annotation])).findings)
 
 
+def test_mentions_without_a_type_are_seen_where_the_schema_has_types():
+    bare, town = Mention(0, 4), Mention(8, 12)
+    texts = [GOOD, Annotation(TEXT, (bare,), (Relation(bare, "worshipped in", town),), source="f, line 2")]
+    report = check_data(texts, SCHEMA)
+    assert kinds(report)["unknown-entity"] == 2
+    (finding,) = (finding for finding in report.findings if finding.kind == "unknown-entity")
+    assert (finding.where, finding.example) == ("f, line 2", "'Ares' has no type")
+    for schema in (infer_schema(texts), infer_schema(texts[1:]), Schema()):
+        assert "unknown-entity" not in kinds(check_data(texts[1:], schema))
+    held = check_data([Annotation("Mars in Rome", (bare,))], SCHEMA, against=[GOOD])
+    assert "unknown-entity" not in kinds(held)  # their words can be compared all the same
+
+
 def test_a_span_without_a_piece_is_seen():
     bert = Tokenizer([*SPECIAL_PIECES, "ares"], style="bert")  # drops control characters
     assert kinds(check_data([labelled("Ares \x01", (5, 6))], tokenizer=bert))["no-piece"] == 1

@@ -191,6 +191,14 @@ def test_what_cannot_be_a_threshold_is_refused(options):
         rules_of(2, 3, **options)
 
 
+def test_mentions_without_a_type_may_be_in_facts_whose_schema_leaves_the_type_open():
+    schema = Schema(("god", ""), (RelationType("rules", "god", "god"), RelationType("loves", "", "god")))
+    rules = Rules.of(("god", ""), ("rules", "loves"), schema=schema)
+    assert rules.allowed.astype(int).tolist() == [[[1, 0], [0, 0]], [[1, 0], [1, 0]]]
+    with pytest.raises(InputError, match="this model knows god, rules"):
+        Rules.of(("god", ""), ("rules",), thresholds={"hates": 0.5})
+
+
 def test_a_schema_with_what_the_model_does_not_know_is_refused():
     with pytest.raises(InputError, match=r"'orbit'.*p0, p1"):
         rules_of(2, 2, schema=Schema((), (RelationType("orbit"),)))

@@ -121,6 +121,26 @@ def test_unknown_labels_are_counted() -> None:
     assert own.problems == {"mention with the unknown label '地点'": 1, "fact with the unknown predicate '发射地'": 1}
 
 
+def test_mentions_without_a_type_are_labelled_beside_those_with_one() -> None:
+    typed = Annotation(TEXT, relations=(fact(TEXT, "天问一号", "发射地", "文昌", ("探测器", "地点")),))
+    half = Annotation(TEXT, (Mention(0, 4),), (fact(TEXT, "天问一号", "发射地", "文昌", ("", "地点")),))
+    own = labeller(typed, half)
+    assert own.labels.entity_labels == ("地点", "探测器", "")
+    (example,) = own.examples(half)
+    names = {words(example, row): own.labels.entity_labels[label] for row, (label, *_) in enumerate(example.mentions)}
+    assert names == {"长征五号": "", "天问一号": "", "文昌": "地点"}
+    assert len(example.links) == 1
+    assert not own.problems
+
+
+def test_mentions_without_a_type_are_counted_where_the_schema_has_none_for_them() -> None:
+    annotation = Annotation(TEXT, (Mention(0, 4), Mention(5, 7, "地点")))
+    own = Labeller(TOKENIZER, Labels.of(Schema(("地点",))))
+    (example,) = own.examples(annotation)
+    assert len(example.mentions) == 1
+    assert own.problems == {"mention without a type (the schema has types)": 1}
+
+
 def test_long_texts_are_cut_into_windows_and_nothing_is_lost_in_silence() -> None:
     text = TEXT * 6
     near = fact(text, "天问一号", "发射地", "文昌")

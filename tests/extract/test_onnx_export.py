@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +187,9 @@ def test_the_example_reads_what_the_extractor_finds(tmp_path):
     typed = ("人物", "地点", "器物")
     schema = Schema(typed, (RelationType("发射地点", "人物", "地点"), RelationType("发射台", "", "器物")))
     settings = {"threshold": 0.4, "thresholds": {"发射台": 0.3, "人物": 0.35}, "longest": (4, 9, 12)}
-    for number, options in enumerate(({"longest": (3, 20)}, {"classes": typed, "schema": schema, **settings})):
+    mixed = {"classes": ("人物", "器物", ""), "schema": replace(schema, relations=schema.relations[1:])}
+    kinds = ({"longest": (3, 20)}, {"classes": typed, "schema": schema, **settings}, {**mixed, **settings})
+    for number, options in enumerate(kinds):
         extractor = tiny_extractor(seed=number, shift=-4.0, **options)
         extractor.save(tmp_path / f"model{number}")
         done = export_extractor(tmp_path / f"model{number}", tmp_path / f"out{number}" / "model.onnx")

@@ -41,6 +41,17 @@ def test_untyped_data_give_a_schema_without_types():
     assert schema.predicates == ("p",)
 
 
+def test_without_a_type_among_types_is_one_more_and_the_last():
+    """Else facts of texts without types would be lost where others have types."""
+    bare, also = Mention(0, 4), Mention(8, 12)
+    untyped = Annotation("Ares in Rome", (bare, also), (Relation(bare, "is in", also),))
+    fact = Annotation("Ares in Rome", (), (Relation(ARES, "is in", also),))
+    for texts in ([untyped, untyped, Annotation("Ares", (ARES,))], [fact]):
+        schema = infer_schema(texts)
+        assert schema.entities == ("god", "")
+        assert Schema.from_json(schema.to_json()) == schema
+
+
 def test_what_is_saved_is_loaded(tmp_path):
     SCHEMA.save(tmp_path / "schema.json")
     assert Schema.load(tmp_path / "schema.json") == SCHEMA

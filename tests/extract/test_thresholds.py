@@ -93,6 +93,15 @@ def sets(rows: list[tuple[str, float, bool]]) -> tuple[list[Annotation], list[An
     return gold, found
 
 
+def test_mentions_without_a_type_have_the_common_threshold():
+    found = Annotation("a b", entities=(Mention(0, 1, "", 0.9), Mention(2, 3, "person", 0.9)))
+    extractor = told([found])
+    extractor.labels = Labels(("person", ""))
+    items = found_items(extractor, [found], "entities")  # type: ignore[arg-type]
+    assert items.names == ("person", "")  # the last row is of what has no threshold of its own
+    assert sorted(items.label.tolist()) == [0, 1]
+
+
 def test_what_helps_is_kept_and_reported():
     rng = np.random.default_rng(1)
     gold, found = sets([("p0", s, s > 0.3) for s in rng.uniform(0.15, 1, 300)])

@@ -180,6 +180,9 @@ class _Check:
         for mention in annotation.entities:
             if mention.label and mention.label not in schema.entities:
                 self.own.add("unknown-entity", where, mention.label)
+        if schema.entities and "" not in schema.entities and not self._training:  # of dev texts the words are compared
+            for mention in sorted(_without_type(annotation)):
+                self.own.add("unknown-entity", where, f"{annotation.words(mention)!r} has no type")
         for relation in annotation.relations:
             types = relation.subject.label, relation.object.label
             if relation.predicate not in self._predicates:
@@ -231,6 +234,12 @@ def _mentions(annotation: Annotation) -> Iterator[Mention]:
     places += [mention for relation in annotation.relations for mention in (relation.subject, relation.object)]
     places += [argument.mention for event in annotation.events for argument in event.arguments]
     yield from {(mention.start, mention.end): mention for mention in places}.values()
+
+
+def _without_type(annotation: Annotation) -> set[Mention]:
+    """Entities, subjects and objects that have no type."""
+    linked = (mention for relation in annotation.relations for mention in (relation.subject, relation.object))
+    return {mention for mention in (*annotation.entities, *linked) if not mention.label}
 
 
 def _labels(annotation: Annotation) -> set[tuple[str, str]]:

@@ -10,7 +10,8 @@ Notation
 
 A long text is cut into the windows that the extractor reads, so what is learned is what can be found. A mention is a
 span of tokens only if it begins and ends where tokens do. Mentions that do not, and those whose label the schema lacks,
-are left out with the facts they are part of, and counted.
+are left out with the facts they are part of, and counted. A mention without a type among others that have one is of the
+type "", if the schema has it.
 """
 
 from __future__ import annotations
@@ -120,7 +121,10 @@ class Labeller:
     def _known(self, label: Hashable) -> int | None:
         """The number of an entity label; one that there is not is counted."""
         number = self._entity.get(label)  # type: ignore[call-overload]
-        self.problems[f"mention with the unknown label {label!r}"] += number is None
+        problem = (
+            f"mention with the unknown label {label!r}" if label else "mention without a type (the schema has types)"
+        )
+        self.problems[problem] += number is None
         return number
 
     def _example(
@@ -151,7 +155,7 @@ class Labeller:
         objects = {annotation.words(one.object) for one in annotation.relations}
         for mention in annotation.entities:
             if self.labels.typed:
-                yield from [(mention, mention.label)] if mention.label else []
+                yield mention, mention.label
                 continue
             for label, words in zip(UNTYPED, (subjects, objects), strict=True):
                 if annotation.words(mention) in words:

@@ -111,7 +111,10 @@ class LabelledText:
     events: dict[Event, None] = field(default_factory=dict)
 
     def fact(self, subject: tuple[object, str], predicate: object, value: tuple[object, str]) -> None:
-        """Take in a fact given as strings, each with its type: its mentions by the policy of the reading."""
+        """Take in a fact given as strings, each with its type: its mentions by the policy of the reading.
+
+        A mention whose type is not given has the one that was given to its place before, if any was.
+        """
         if not self._sound_names(predicate, subject[1] or "any", value[1] or "any"):
             return
         assert isinstance(predicate, str)
@@ -126,9 +129,14 @@ class LabelledText:
         if policy == "all" and len(pairs) < len(subjects) * len(objects) - min(len(subjects), len(objects)):
             self.reading.note("too-many-pairs", f"{subject[0]!r} and {value[0]!r}")
         kept = 1 if policy == "first" else None
-        for spans, kind in ((subjects, subject[1]), (objects, value[1])):
-            self.entities.update((Mention(*span, kind), None) for span in spans[:kept])
-        new = {Relation(Mention(*s, subject[1]), predicate, Mention(*o, value[1])) for s, o in pairs}
+        known = {(one.start, one.end): one.label for one in reversed(self.entities) if one.label}
+        first, second = (
+            {span: Mention(*span, kind or known.get(span, "")) for span in spans}
+            for spans, kind in ((subjects, subject[1]), (objects, value[1]))
+        )
+        for spans, mentions in ((subjects, first), (objects, second)):
+            self.entities.update((mentions[span], None) for span in spans[:kept])
+        new = {Relation(first[s], predicate, second[o]) for s, o in pairs}
         if new <= self.relations.keys():
             self.reading.note("twice", f"{subject[0]!r}, {predicate!r}, {value[0]!r}")
         self.relations.update((relation, None) for relation in sorted(new))

@@ -157,6 +157,6 @@ def probability(score: Float[np.ndarray, " *any"]) -> Float[np.ndarray, " *any"]
 
 
 def _list(names: object, most: int = 12) -> str:
-    names = sorted(map(str, names))  # type: ignore[call-overload]
+    names = sorted(filter(None, map(str, names)))  # type: ignore[call-overload]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more if names else "none"

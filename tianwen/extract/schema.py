@@ -41,7 +41,7 @@ class EventType:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Types of entities, relations and events, each once."""
+    """Types of entities, relations and events, each once; the type "" among the entities is mentions without a type."""
 
     entities: tuple[str, ...] = ()
     relations: tuple[RelationType, ...] = ()
@@ -90,7 +90,7 @@ class Schema:
                 for r in content.get("relations", ())
             ]
             events = [EventType(_name(e["type"]), tuple(map(_name, e["roles"]))) for e in content.get("events", ())]
-            return cls(_each_once(map(_name, content.get("entities", ()))), _each_once(relations), _each_once(events))
+            return cls(_each_once(map(_type, content.get("entities", ()))), _each_once(relations), _each_once(events))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"This is no schema ({type(error).__name__}: {error}). Wanted are entities (names), relations "
@@ -111,21 +111,25 @@ class Schema:
 
 
 def infer_schema(annotations: Iterable[Annotation]) -> Schema:
-    """Every label of the data, the frequent before the rare, equally frequent ones by name."""
+    """Every label of the data, the frequent before the rare, equally frequent ones by name.
+
+    Where some mentions have a type and others none, "" is the last of the entity types: these are learnt, too.
+    """
     entities: Counter[str] = Counter()
     relations: Counter[RelationType] = Counter()
     events: Counter[str] = Counter()
     roles: dict[str, Counter[str]] = {}
     for annotation in annotations:
-        entities.update(mention.label for mention in annotation.entities if mention.label)
+        entities.update(mention.label for mention in annotation.entities)
         for r in annotation.relations:
             relations[RelationType(r.predicate, r.subject.label, r.object.label)] += 1
-            entities.update(mention.label for mention in (r.subject, r.object) if mention.label)
+            entities.update(mention.label for mention in (r.subject, r.object))
         for event in annotation.events:
             events[event.type] += 1
             roles.setdefault(event.type, Counter()).update(argument.role for argument in event.arguments)
+    types = [type for type in _by_frequency(entities) if type]
     return Schema(
-        tuple(_by_frequency(entities)),
+        (*types, "") if types and "" in entities else tuple(types),
         tuple(_by_frequency(relations)),
         tuple(EventType(event, tuple(_by_frequency(roles[event]))) for event in _by_frequency(events)),
     )

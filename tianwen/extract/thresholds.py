@@ -117,7 +117,7 @@ def found_items(extractor: Extractor, gold: Sequence[Annotation], protocol: str)
     """Extract from the texts at the lowest threshold, and tell of each item whether gold has it."""
     exact = items_of(_EXACT.get(protocol, protocol))  # type: ignore[arg-type]
     known = (*extractor.labels.predicates, *extractor.labels.types, *extractor.labels.classes)
-    names = {name: at for at, name in enumerate(dict.fromkeys(known))}
+    names = {name: at for at, name in enumerate(dict.fromkeys(filter(None, known)))}
     other = len(names)  # what has no threshold of its own: entities without a type, labels that the model lacks
     rows: list[tuple[int, int, float, float, bool]] = []
     counts = np.zeros((len(gold), other + 1), np.int64)
