@@ -71,6 +71,39 @@ def test_it_learns_and_tells(trained: tuple[Path, dict]) -> None:
     assert any("f1" in line.get("evaluation", {}) for line in lines)
 
 
+def test_it_learns_from_texts_with_types_and_texts_without(tmp_path: Path) -> None:
+    """Half of the facts name no types, as the page on extraction allows; none may be lost."""
+    path = tmp_path / "mixed.jsonl"
+    bare = [
+        {"text": f"昨天{craft}从{place}发射。", "facts": [[craft, "发射地", place]]}
+        for craft, place in zip(CRAFT, PLACES, strict=True)
+    ]
+    typed = [
+        {
+            "text": f"{ship}属于{owner}。",
+            "facts": [
+                {
+                    "subject": {"text": ship, "label": "船"},
+                    "predicate": "属于",
+                    "object": {"text": owner, "label": "机构"},
+                }
+            ],
+        }
+        for ship, owner in zip(CRAFT, PLACES, strict=True)
+    ]
+    path.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in bare + typed), encoding="utf-8")
+    texts = read_texts([path])
+    assert texts.report.ok
+    extractor, numbers = train_extract(texts, tmp_path / "m", settings=replace(SMALL, epochs=40), quiet=True)
+    assert numbers["labelled"] == {"mentions": 24, "links": 12}
+    assert numbers["left_out"] == {}
+    for found in (extractor, Extractor.load(tmp_path / "m")):
+        (one,) = found.extract(bare[0]["text"]).relations
+        assert (one.subject.label, one.predicate, one.object.label) == ("", "发射地", "")
+        (one,) = found.extract(typed[0]["text"]).relations
+        assert (one.subject.label, one.predicate, one.object.label) == ("船", "属于", "机构")
+
+
 def test_mentions_may_be_half_as_long_again_as_what_was_learnt() -> None:
     rows = [[(0, 2, 4), (1, 0, 0)], [(0, 5, 5)]]
     ids, links = np.zeros(9, np.int64), np.zeros((0, 3), np.int64)
@@ -154,6 +187,8 @@ def test_nothing_to_learn_is_said(tmp_path: Path) -> None:
         TrainExtractSettings(budget=100)
     with pytest.raises(InputError, match="shares"):
         TrainExtractSettings(hide=1.0)
+    with pytest.raises(InputError, match="'foo' is not known; allowed are triples"):
+        TrainExtractSettings(protocol="foo")
 
 
 def test_usual_protocols() -> None:
@@ -189,6 +224,17 @@ def test_command(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["protocol"] == "triples"
     assert (tmp_path / "m" / "model.safetensors").exists()
     assert run.invoke(app, ["train", "extract", "--data", str(data)]).exit_code == 2
+
+
+@pytest.mark.parametrize("more", [("--check",), ("--out", "m"), ("--out", "m", "--dev", "none.json")])
+def test_the_command_refuses_an_unknown_protocol_before_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["train", "extract", "--data", "none.json", "--protocol", "foo", *more])
+    assert done.exit_code == 1
+    assert "'foo' is not known; allowed are triples" in done.stderr
+    assert not (tmp_path / "m").exists()
 
 
 def test_check_fails_on_errors(tmp_path: Path) -> None:

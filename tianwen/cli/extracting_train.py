@@ -128,7 +128,10 @@ def train_extract(
         raise typer.BadParameter("Training begins from one of --model and --encoder.")
     from tianwen.extract import learning
     from tianwen.extract.schema import Schema
+    from tianwen.extract.scoring import check_protocol
 
+    if protocol is not None:
+        check_protocol(protocol)
     known = None if schema is None else Schema.load(schema)
     texts = learning.read_texts(data, dev or [], schema=known, policy=policy.value)
     if not quiet or check:

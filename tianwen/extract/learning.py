@@ -31,6 +31,7 @@ from tianwen.extract.labels import Example, Labeller, Labels
 from tianwen.extract.model_files import ExtractorSettings, replace_settings, save_extractor
 from tianwen.extract.reading_report import Report
 from tianwen.extract.schema import Schema, infer_schema
+from tianwen.extract.scoring import check_protocol
 from tianwen.extract.start import Start, read_start
 from tianwen.extract.thresholds import better_thresholds
 from tianwen.optim.schedule import piecewise_linear
@@ -88,6 +89,8 @@ class TrainExtractSettings:
             raise InputError(
                 f"budget={self.budget} tokens of a batch, length={self.length} of a text: a text must fit into a batch."
             )
+        if self.protocol is not None:
+            check_protocol(self.protocol)
 
 
 @dataclass(frozen=True)
