@@ -2,7 +2,8 @@
 
     python examples/0229_ares.py
 
-The page is `0229_ares.txt`, in our own words. The same on the command line:
+The page is `0229_ares.txt`, in our own words; nothing stays on disk. The same on the command line, where the knowledge
+base stays:
 
     tianwen extract examples/0229_ares.txt --json | tianwen build - --kb ares.kb
     tianwen ask 战神I-X在哪里发射？ --kb ares.kb
@@ -12,6 +13,7 @@ Post: 0229 (the page), 8888 (facts out of text), 8802 (answers out of facts)
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import tianwen as tw
 from tianwen.extract.writing import to_json
@@ -26,12 +28,14 @@ def main() -> None:
     for subject, predicate, object in found.triples():
         print(f"{subject} | {predicate} | {object}")
 
-    Path("ares.jsonl").write_text(json.dumps(to_json(found), ensure_ascii=False) + "\n", encoding="utf-8")
     qa = tw.Asker.load()
-    with tw.KnowledgeBase.build("ares.jsonl", "ares.kb", tokenizer=qa.tokenizer, overwrite=True) as kb:
-        for question in QUESTIONS:
-            (answer,) = qa.ask(question, kb)
-            print(f"\n{question} {'; '.join(answer.objects)} ({answer.probability:.0%})\n  {answer.sources[0]}")
+    with TemporaryDirectory() as folder:
+        facts = Path(folder) / "ares.jsonl"
+        facts.write_text(json.dumps(to_json(found), ensure_ascii=False) + "\n", encoding="utf-8")
+        with tw.KnowledgeBase.build(facts, Path(folder) / "ares.kb", tokenizer=qa.tokenizer) as kb:
+            for question in QUESTIONS:
+                (answer,) = qa.ask(question, kb)
+                print(f"\n{question} {'; '.join(answer.objects)} ({answer.probability:.0%})\n  {answer.sources[0]}")
 
 
 if __name__ == "__main__":

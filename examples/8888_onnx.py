@@ -3,8 +3,9 @@
     tianwen export onnx --model my-extractor --out exported/extractor.onnx
     python examples/8888_onnx.py [exported/extractor.onnx]
 
-Without a file the bundled extractor is exported first, by another process. The tokenizer needs numpy alone; everything
-else is written out here, as it would be in any other language.
+Without a file the bundled extractor is exported first, by another process; that and ONNX Runtime are the extra `export`
+(`pip install 'tianwen[export]'`). The tokenizer needs numpy alone; everything else is written out here, as it would be
+in any other language.
 
 Post: 8888
 """
@@ -16,9 +17,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnxruntime
 
 from tianwen.text import Tokenizer
+
+try:
+    import onnxruntime
+except ImportError:
+    print("This example needs onnxruntime: pip install 'tianwen[export]'")
+    sys.exit(0)
 
 TEXTS = ["战神I-X从肯尼迪航天中心升空。", "《白蛇：缘起》由黄家康、赵霁执导。"]
 
@@ -92,7 +98,10 @@ def main() -> None:
         file = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(folder) / "extractor.onnx"
         if len(sys.argv) < 2:
             command = [sys.executable, "-m", "tianwen", "export", "onnx", "--out", str(file)]
-            print(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(done.stderr)
+            print(done.stdout)
         reader = Reader(file)
     for text, maps in zip(TEXTS, reader.maps(TEXTS), strict=True):
         for subject, predicate, object, probability in reader.facts(text, maps):
