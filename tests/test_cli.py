@@ -136,7 +136,19 @@ def test_only_the_best_answer_can_be_unsure():
     assert unsure.startswith("I don't know; closest: b  10%")
 
 
-@pytest.mark.parametrize("command", [["train", "ask", "--questions"], ["train", "lm"], ["draw", "train"]])
+def test_bundled_is_no_model_of_your_own_unless_a_folder_has_that_name(run, kb, tmp_path):
+    said = run(
+        "eval", "ask", "--kb", kb, "--questions", "q.tsv", "--model", "bundled", "--calibrate", exit_code=2
+    ).stderr
+    assert "--calibrate changes a model of your own" in said
+    (tmp_path / "bundled").mkdir()
+    again = run("eval", "ask", "--kb", kb, "--questions", "q.tsv", "--model", "bundled", "--calibrate", exit_code=1)
+    assert "no question file" in again.stderr, "it went on with that folder"
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "ask", "--questions"], ["train", "extract", "--data"], ["draw", "train"]]
+)
 def test_a_file_is_no_folder_for_a_model(run, tmp_path, command):
     (tmp_path / "here").write_text("a file", encoding="utf-8")
     assert "is a file" in run(*command, "facts.tsv", "--out", "here", exit_code=2).stderr

@@ -36,13 +36,6 @@ def folder(saved, tmp_path):
     return tmp_path / "asker"
 
 
-def test_bundled_is_the_one_that_comes_along_unless_a_folder_has_that_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert Asker.load("bundled").settings == Asker.load().settings
-    tiny_asker(prior_weight=0.25).save("bundled")
-    assert Asker.load("bundled").settings.prior_weight == 0.25
-
-
 def test_saved_and_loaded_answers_are_equal(kb, tmp_path):
     settings = {"prior_weight": 0.5, "temperature": 2.0, "threshold": 0.25, "evidence": (2.0, 0.3, 0.1, 0.7)}
     asker = tiny_asker(**settings, max_question=77, most_candidates=5, bf16=False)

@@ -117,11 +117,8 @@ class Asker:
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Asker:
-        """The bundled model, or one saved by training; "bundled" is the first, unless there is a folder of that name.
-
-        Raises ModelError when the files are missing or damaged.
-        """
-        folder = BUNDLED if path is None or (str(path) == "bundled" and not Path(path).exists()) else Path(path)
+        """The bundled model, or one saved by training. Raises ModelError when the files are missing or damaged."""
+        folder = Path(path) if path is not None else BUNDLED
         model, tokenizer, settings = load_asker(folder)
         return cls(model, tokenizer, settings, matcher=Matcher.load(folder))
 

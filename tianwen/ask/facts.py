@@ -117,8 +117,9 @@ def as_facts(facts: Iterable[Fact | tuple[str, ...]], *, start: int = 0) -> list
 def _shown(fact: Fact) -> str:
     """Subject, predicate and object on one line that can be printed, "" where one is empty."""
     texts = (" ".join(str(text).split()) for text in (fact.subject, fact.predicate, fact.object))
-    printable = ("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[:_SHOWN]) for text in texts)
-    return " → ".join(text + "…" * (len(text) >= _SHOWN) if text else '""' for text in printable)
+    short = (text[:_SHOWN] + "…" * (len(text) > _SHOWN) for text in texts)
+    printable = ("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text) for text in short)
+    return " → ".join(text or '""' for text in printable)
 
 
 def encodes(text: str) -> bool:

@@ -93,9 +93,21 @@ def everywhere(
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="eval")
 
+
+def unless_bundled(model: Path | None) -> Path | None:
+    """None, the model that comes with Tianwen, for the word "bundled" too, unless there is a folder of that name."""
+    return None if str(model) == "bundled" and not Path("bundled").exists() else model
+
+
 KB = Annotated[Path, typer.Option("--kb", metavar="DIR", help="Folder of the knowledge base.", show_default=False)]
 Model = Annotated[
-    Path | None, typer.Option("--model", metavar="PATH", help="A model of your own instead of the bundled one.")
+    Path | None,
+    typer.Option(
+        "--model",
+        metavar="PATH",
+        callback=unless_bundled,
+        help="A model of your own instead of the bundled one.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tianwen.cli.commands import Json, Quiet, app, group, say
+from tianwen.cli.commands import Json, Quiet, app, group, say, unless_bundled
 from tianwen.counting import count
 
 if TYPE_CHECKING:
@@ -81,7 +81,10 @@ class Storage(str, Enum):
 
 
 Model = Annotated[
-    Path | None, typer.Option("--model", metavar="DIR", help="A drawer of your own instead of the bundled one.")
+    Path | None,
+    typer.Option(
+        "--model", metavar="DIR", callback=unless_bundled, help="A drawer of your own instead of the bundled one."
+    ),
 ]
 Steps = Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="Steps from noise to picture.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Picture k has this seed plus k.")]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from tianwen.cli.commands import Json, Quiet, app, evaluate, say, table
+from tianwen.cli.commands import Json, Quiet, app, evaluate, say, table, unless_bundled
 from tianwen.cli.extracting_texts import Document, documents, lines_of
 from tianwen.counting import count
 
@@ -30,6 +30,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="DIR",
+        callback=unless_bundled,
         help="A model of your own; entities: the bundled one for ten kinds of names, no facts.",
     ),
 ]

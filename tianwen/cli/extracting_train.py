@@ -44,7 +44,9 @@ def train_extract(
         list[Path],
         typer.Option("--data", metavar="FILE", help="Labelled texts of any known format; may be given several times."),
     ],
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the model.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", file_okay=False, help="Folder for the model.")
+    ] = None,
     dev: Annotated[
         list[Path] | None,
         typer.Option("--dev", metavar="FILE", help="Labelled texts to score after each epoch; the best is kept."),
