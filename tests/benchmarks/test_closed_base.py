@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import pytest
 
@@ -43,6 +43,8 @@ def test_false_subjects_are_pieces_of_the_questions_and_some_have_what_is_asked(
     assert len(false) > 20
     assert all(any(piece in question.text for question in QUESTIONS[:12]) for piece in false)
     asked = {question.predicate for question in QUESTIONS[:12]}
+    facts_of = Counter(subject for subject, *_ in rows)
+    assert max(facts_of[subject] for subject in false) <= 5, "a piece of several questions is taken once"
     assert any(subject in false and predicate in asked for subject, predicate, *_ in rows)
 
 
